@@ -1,0 +1,260 @@
+"""The Python API; the command line is a thin skin on it. Imports torch only to train or predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pinikit.data.files import write_json
+from pinikit.errors import ConfigError, PinikitError
+from pinikit.plugin import plugins
+from pinikit.study.store import Store, StoredResult
+from pinikit.study.study import Run, Study, resolve_study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pinikit.components.contracts import Footprint
+    from pinikit.study.predictor import LoadedPredictor
+    from pinikit.study.run import Workshop
+
+
+class Reporter:
+    """How long work is shown. This one shows nothing; the command line has one for each kind of output."""
+
+    def study_started(self, study: Study, todo: int, finished: int) -> None:
+        """The study is resolved; ``todo`` runs will be trained, ``finished`` ones are there already."""
+
+    def message(self, text: str) -> None:
+        """A note worth a line."""
+
+    def run_started(self, run: Run, index: int, total: int) -> None:
+        """Run ``index`` (from 1) of ``total`` begins."""
+
+    def encoding(self, done: int, total: int) -> None:
+        """Pictures that went through the frozen tower."""
+
+    def training(self, epoch: int, epochs: int, **values: float) -> None:
+        """Epochs done, with ``loss`` and training ``accuracy`` in percent."""
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Draws evaluated."""
+
+    def run_finished(self, run: Run, result: StoredResult) -> None:
+        """The run ended, well or not."""
+
+    def study_finished(self) -> None:
+        """No run is left."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study that was resolved and validated, and what it would cost."""
+
+    study: Study
+    footprints: Mapping[str, Footprint]
+    """By arm."""
+    finished: frozenset[str]
+    """Identities of the runs that are there already."""
+    messages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study with the results of its runs, by arm and seed."""
+
+    study: Study
+    results: Mapping[tuple[str, int], StoredResult]
+    folder: Path
+
+    @property
+    def failed(self) -> list[StoredResult]:
+        """The runs that failed, in the study's order."""
+        return [result for result in self.results.values() if not result.finished]
+
+    def table(self) -> pd.DataFrame:
+        """One row per arm: accuracy with its interval, paired difference to the baseline, costs."""
+        from pinikit.study.statistics import summarise
+
+        return summarise(self.study, self.results)
+
+
+def plan_study(
+    source: str | Path,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    arms: str | None = None,
+    runs: str | Path = "runs",
+) -> Plan:
+    """Resolve and validate a study without training anything.
+
+    Raises:
+        PinikitError: what ``run_study`` would refuse.
+    """
+    from pinikit.study.run import Workshop
+
+    study = resolve_study(source, overrides, arms)
+    workshop = Workshop()
+    footprints = _check(study, list(study.runs), workshop)
+    store = Store(runs)
+    finished = frozenset(run.id for run in study.runs if _stored(store, run.id))
+    return Plan(study, footprints, finished, (*study.notes, *workshop.messages()))
+
+
+def run_study(
+    source: str | Path,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    arms: str | None = None,
+    runs: str | Path = "runs",
+    reporter: Reporter | None = None,
+) -> StudyResult:
+    """Run what is not finished yet of a study, and write its tables, figure and report.
+
+    Args:
+        source: a study file, or the name of a shipped study such as ``injection_sites``.
+        overrides: ``key.path=value`` words or a mapping of key paths.
+        arms: comma-separated shell patterns of arms to take; the baseline is always taken.
+        runs: the folder of the result store.
+        reporter: how progress is shown.
+
+    Raises:
+        ConfigError, DataError, WeightsError: before anything is trained, or when the disk or a picture
+            fails on the way. A run that fails by itself is in the result instead.
+    """
+    from pinikit.reporting import write_report
+
+    reporter = reporter or Reporter()
+    study = resolve_study(source, overrides, arms)
+    store = Store(runs)
+    store.prepare()
+    results = _finished(study, store, reporter)
+    todo = [run for run in study.runs if (run.arm, run.seed) not in results]
+    plugins().notify("pinikit_study_started", study=study.name, folder=store.study_folder(study.name), runs=len(todo))
+    for note in study.notes:
+        reporter.message(note)
+    if todo:
+        results |= _train(study, todo, store, reporter)
+    else:
+        reporter.study_started(study, 0, len(results))
+    ordered = {(run.arm, run.seed): results[run.arm, run.seed] for run in study.runs}
+    result = StudyResult(study, ordered, store.study_folder(study.name))
+    _write_index(result)
+    write_report(result)
+    plugins().notify("pinikit_report", study=study.name, folder=result.folder)
+    reporter.study_finished()
+    return result
+
+
+def load_predictor(path: str | Path, device: str = "auto") -> LoadedPredictor:
+    """A finished run's predictor, from the run's folder.
+
+    Raises:
+        WeightsError: the checkpoint is missing or damaged.
+    """
+    from pinikit.study.predictor import LoadedPredictor
+
+    return LoadedPredictor(path, device)
+
+
+def predict(
+    run: str | Path, images: Sequence[Path], *, runs: str | Path = "runs", top: int = 5
+) -> list[list[tuple[str, float]]]:
+    """The ``top`` classes of each picture by a finished run, named by its folder or identity.
+
+    Raises:
+        ConfigError: there is no such run.
+        DataError: a picture cannot be read.
+        WeightsError: the checkpoint is damaged.
+    """
+    return load_predictor(find_run(run, runs)).classify(list(images), top)
+
+
+def find_run(run: str | Path, runs: str | Path = "runs") -> Path:
+    """A run's folder, from the folder itself or the first digits of its identity.
+
+    Raises:
+        ConfigError: no run, or several, begin so.
+    """
+    if Path(run).is_dir():
+        return Path(run)
+    folder = Path(runs) / "by-id"
+    found = sorted(path for path in folder.glob(f"{run}*") if path.is_dir()) if str(run).isalnum() else []
+    if len(found) != 1:
+        what = "no run begins so" if not found else f"{len(found)} runs begin so"
+        raise ConfigError(f"run {str(run)!r}: {what} in {folder}; allowed: a run's folder, or its identity")
+    return found[0]
+
+
+def _stored(store: Store, run_id: str) -> StoredResult | None:
+    """A finished result; failed ones are tried again."""
+    result = store.load(run_id)
+    return result if result is not None and result.finished else None
+
+
+def _finished(study: Study, store: Store, reporter: Reporter) -> dict[tuple[str, int], StoredResult]:
+    found = {}
+    for run in study.runs:
+        if damage := store.damage(run.id):
+            reporter.message(f"run {run.id} (arm {run.arm}, seed {run.seed}) is damaged and will be run again: {damage}")
+        elif (result := _stored(store, run.id)) is not None:
+            found[run.arm, run.seed] = result
+    return found
+
+
+def _check(study: Study, runs: list[Run], workshop: Workshop) -> dict[str, Footprint]:
+    """Validate the arms of ``runs``; all that is wrong is said at once."""
+    from pinikit.study.run import check_run
+
+    footprints: dict[str, Footprint] = {}
+    wrong: list[PinikitError] = []
+    lines: list[str] = []
+    for arm in dict.fromkeys(run.arm for run in runs):
+        try:
+            for run in (run for run in runs if run.arm == arm):
+                footprints[arm] = check_run(run, workshop)
+        except PinikitError as error:
+            wrong.append(error)
+            lines.append(f"{study.file}: arm {arm!r}: {error}")
+    if wrong:
+        raise type(wrong[0])("\n".join(dict.fromkeys(lines)))
+    return footprints
+
+
+def _train(study: Study, todo: list[Run], store: Store, reporter: Reporter) -> dict[tuple[str, int], StoredResult]:
+    from pinikit.study.run import Workshop, execute
+
+    workshop = Workshop()
+    _check(study, todo, workshop)
+    for message in workshop.messages():
+        reporter.message(message)
+    reporter.study_started(study, len(todo), len(study.runs) - len(todo))
+    results = {}
+    for index, run in enumerate(todo, 1):
+        reporter.run_started(run, index, len(todo))
+        plugins().notify("pinikit_run_started", run_id=run.id, arm=run.arm, seed=run.seed)
+        with store.lock(run.id):
+            result = _stored(store, run.id) or execute(run, store, workshop, reporter, study.name)
+        results[run.arm, run.seed] = result
+        plugins().notify(
+            "pinikit_run_finished", run_id=run.id, arm=run.arm, seed=run.seed, result=result.content
+        )
+        reporter.run_finished(run, result)
+    return results
+
+
+def _write_index(result: StudyResult) -> None:
+    """``study.json``: what the study asked for and which runs answer it."""
+    study = result.study
+    index = {
+        "name": study.name,
+        "question": study.question,
+        "file": study.file.name,
+        "baseline": study.baseline,
+        "seeds": study.seeds,
+        "arms": study.arms,
+        "runs": {arm: {run.seed: run.id for run in study.runs if run.arm == arm} for arm in study.arms},
+    }
+    write_json(result.folder / "study.json", index)

@@ -1,0 +1,158 @@
+"""Any other image tower: run as published, read and edited through hooks where that is safe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pinikit.backbones.base import Edit, ImageTower, StageInfo
+from pinikit.backbones.image_staged import FEATURE, PIXELS, block_name
+from pinikit.errors import ConfigError, listing, nearest
+
+
+class HookedTower(ImageTower):
+    """A tower whose inner order is not known: only whole runs from the pixels.
+
+    Blocks are stages where the tower names them and each is called once with one token grid
+    [B, N, W] or map [B, W, h, w] as its output.
+    """
+
+    resume_points = frozenset({PIXELS, FEATURE})
+
+    def __init__(self, visual: Any, picture: Tensor) -> None:
+        """``picture`` [1, 3, H, W] is run through once, to learn which blocks can be stages."""
+        self._visual = visual
+        self._modules: dict[str, nn.Module] = {}
+        self._channels_last = getattr(getattr(visual, "trunk", None), "output_fmt", "NCHW") == "NHWC"
+        self.stages = self._describe(picture)
+
+    @torch.no_grad()
+    def _describe(self, picture: Tensor) -> dict[str, StageInfo]:
+        calls: list[tuple[nn.Module, Any]] = []
+        with ExitStack() as stack:
+            for module in _candidate_blocks(self._visual):
+                stack.enter_context(_hooked(module, lambda module, output: calls.append((module, output))))
+            feature = self._whole(picture)
+        modules = [module for module, _ in calls]
+        once = [(m, o) for m, o in calls if modules.count(m) == 1 and isinstance(o, Tensor) and o.ndim in (3, 4)]
+        stages = [StageInfo(PIXELS, tuple(picture.shape[1:]))]
+        for index, (module, output) in enumerate(once):
+            self._modules[block_name(index)] = module
+            shape = tuple(self._as_tokens(output).shape[1:])
+            stages.append(StageInfo(block_name(index), shape, self._leading(output)))
+        stages.append(StageInfo(FEATURE, tuple(feature.shape[1:])))
+        return {stage.name: stage for stage in stages}
+
+    def run(
+        self,
+        value: Tensor,
+        *,
+        start: str = PIXELS,
+        stop: str = FEATURE,
+        edits: Mapping[str, Edit] | None = None,
+    ) -> Tensor:
+        edits = edits or {}
+        self._check_known([start, stop, *edits])
+        if start not in self.resume_points:
+            raise ConfigError(
+                f"The image tower cannot go on from {start!r}, only from {listing(sorted(self.resume_points))}."
+            )
+        if start in edits:
+            value = edits[start](value)
+        if start == stop:
+            return value
+        if start == FEATURE:
+            raise ValueError(f"stage {stop!r} comes before {start!r}")
+        order = list(self.stages)
+        inner = {name: edit for name, edit in edits.items() if name in order[1 : order.index(stop) + 1]}
+        return self._run_inner(value, stop, inner)
+
+    def read(self, pixels: Tensor, stages: Collection[str]) -> dict[str, Tensor]:
+        self._check_known(stages)
+        found = {PIXELS: pixels}
+        with ExitStack() as stack:
+            for name in set(stages) & set(self._modules):
+                stack.enter_context(self._edited(name, _keep_in(found, name)))
+            found[FEATURE] = self._whole(pixels)
+        return {name: found[name] for name in stages}
+
+    def _run_inner(self, pixels: Tensor, stop: str, edits: Mapping[str, Edit]) -> Tensor:
+        found: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            for name in set(edits) & set(self._modules):
+                stack.enter_context(self._edited(name, edits[name]))
+            if stop in self._modules:  # after the edits' hooks, so that it sees the edited tensor
+                stack.enter_context(self._edited(stop, _keep_in(found, stop)))
+            feature = self._whole(pixels)
+        if stop != FEATURE:
+            return found[stop]
+        return edits[FEATURE](feature) if FEATURE in edits else feature
+
+    def _whole(self, pixels: Tensor) -> Tensor:
+        output = self._visual(pixels)
+        feature: Tensor = output[0] if isinstance(output, tuple) else output
+        return feature
+
+    @contextmanager
+    def _edited(self, name: str, edit: Edit) -> Iterator[None]:
+        def change(_module: nn.Module, output: Tensor) -> Tensor:
+            return self._like(edit(self._as_tokens(output)), output)
+
+        with _hooked(self._modules[name], change):
+            yield
+
+    def _as_tokens(self, output: Tensor) -> Tensor:
+        if output.ndim == 3:
+            return output
+        return output.flatten(1, 2) if self._channels_last else output.flatten(2).transpose(1, 2)
+
+    def _like(self, tokens: Tensor, output: Tensor) -> Tensor:
+        if output.ndim == 3:
+            return tokens
+        if self._channels_last:
+            return tokens.unflatten(1, output.shape[1:3])
+        return tokens.transpose(1, 2).unflatten(2, output.shape[2:])
+
+    def _leading(self, output: Tensor) -> int:
+        tokens = int(getattr(getattr(self._visual, "trunk", None), "num_prefix_tokens", 0))
+        return tokens if output.ndim == 3 else 0
+
+    def _check_known(self, names: Collection[str]) -> None:
+        for name in names:
+            if name not in self.stages:
+                hint = nearest(name, self.stages)
+                raise ConfigError(f"The image tower has no stage {name!r}{hint}; it has {listing(self.stages)}.")
+
+
+def _candidate_blocks(visual: Any) -> list[nn.Module]:
+    """Modules that are likely the blocks of a tower: listed as such, or named by timm's feature table."""
+    trunk = getattr(visual, "trunk", visual)
+    for name in ("blocks", "stages", "layers"):
+        listed = getattr(trunk, name, None)
+        if isinstance(listed, nn.ModuleList | nn.Sequential) and len(listed):
+            return list(listed)
+    named = dict(trunk.named_modules())
+    table = getattr(trunk, "feature_info", None) or []
+    return [named[entry["module"]] for entry in table if isinstance(entry, dict) and entry.get("module") in named]
+
+
+@contextmanager
+def _hooked(module: nn.Module, change: Callable[[nn.Module, Any], Any]) -> Iterator[None]:
+    """Let ``change`` see the module's output; what it returns, unless None, takes the output's place."""
+    handle = module.register_forward_hook(lambda hooked, _inputs, output: change(hooked, output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _keep_in(found: dict[str, Tensor], name: str) -> Edit:
+    def keep(tokens: Tensor) -> Tensor:
+        found[name] = tokens
+        return tokens
+
+    return keep

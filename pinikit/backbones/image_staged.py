@@ -1,0 +1,95 @@
+"""An image tower as a chain of stages, each computed from the one before it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping
+from itertools import pairwise
+
+from torch import Tensor
+
+from pinikit.backbones.base import Edit, ImageTower, StageInfo
+from pinikit.errors import ConfigError, listing, nearest
+
+PIXELS, PATCHES, SPATIAL, FEATURE = "pixels", "patch_embedding", "spatial_feature", "image_feature"
+
+
+def block_name(index: int) -> str:
+    """The stage behind block ``index``."""
+    return f"image_block.{index}"
+
+
+class StagedImageTower(ImageTower):
+    """Runs and reads the chain; a subclass says how to get from one stage to the next."""
+
+    def __init__(self, stages: list[StageInfo], *, side_stages: Collection[str] = ()) -> None:
+        """``side_stages`` lie beside the main path: they are computed only when somebody asks for them."""
+        self.stages = {stage.name: stage for stage in stages}
+        self.resume_points = frozenset(self.stages)
+        self._side_stages = frozenset(side_stages)
+
+    @abstractmethod
+    def _advance(self, source: str, target: str, clean: Tensor, edited: Tensor) -> Tensor:
+        """The clean tensor of ``target`` from that of ``source``, before and after its edit.
+
+        ``edited is clean`` where nothing edits ``source``. A stage beside the main path may lie
+        between the two.
+        """
+
+    def run(
+        self,
+        value: Tensor,
+        *,
+        start: str = PIXELS,
+        stop: str = FEATURE,
+        edits: Mapping[str, Edit] | None = None,
+    ) -> Tensor:
+        edits = edits or {}
+        self._check_known([start, stop, *edits])
+        if start not in self.resume_points:
+            raise ConfigError(
+                f"The image tower cannot go on from {start!r}, only from {listing(sorted(self.resume_points))}."
+            )
+        path = self._path(start, stop, edits)
+        clean = value
+        edited = edits[start](clean) if start in edits else clean
+        for source, target in pairwise(path):
+            clean = self._advance(source, target, clean, edited)
+            edited = edits[target](clean) if target in edits else clean
+        return edited
+
+    def read(self, pixels: Tensor, stages: Collection[str]) -> dict[str, Tensor]:
+        self._check_known(stages)
+        order = list(self.stages)
+        last = max(stages, key=order.index, default=PIXELS)
+        found = {PIXELS: pixels}
+        for source, target in pairwise(self._path(PIXELS, last, stages)):
+            found[target] = self._advance(source, target, found[source], found[source])
+        return {stage: found[stage] for stage in stages}
+
+    def _path(self, start: str, stop: str, wanted: Collection[str]) -> list[str]:
+        """The stages to compute from ``start`` to ``stop``; those on the side only if wanted."""
+        order = list(self.stages)
+        first, last = order.index(start), order.index(stop)
+        if first > last:
+            raise ValueError(f"stage {stop!r} comes before {start!r}")
+        skipped = self._side_stages - {start, stop, *wanted}
+        return [stage for stage in order[first : last + 1] if stage not in skipped]
+
+    def _check_known(self, names: Collection[str]) -> None:
+        for name in names:
+            if name not in self.stages:
+                hint = nearest(name, self.stages)
+                raise ConfigError(f"The image tower has no stage {name!r}{hint}; it has {listing(self.stages)}.")
+
+
+def move_mean(clean: Tensor, edited: Tensor) -> Tensor:
+    """What becomes of the class feature when its spatial stage is edited.
+
+    Both are [B, 1 + P, D]: the class feature, then the projected patches. In a class-token tower
+    the last patches do not reach the output, so an edit of them moves the feature by its mean.
+    Where nothing was edited the feature is exactly the tower's own.
+    """
+    if edited is clean:
+        return clean[:, 0]
+    return edited[:, 0] + (edited[:, 1:] - clean[:, 1:]).mean(dim=1)

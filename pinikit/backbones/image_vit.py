@@ -1,0 +1,112 @@
+"""open_clip's own vision transformer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pinikit.backbones.base import StageInfo
+from pinikit.backbones.image_staged import (
+    FEATURE,
+    PATCHES,
+    PIXELS,
+    SPATIAL,
+    StagedImageTower,
+    block_name,
+    move_mean,
+)
+
+
+class VitTower(StagedImageTower):
+    """``open_clip.transformer.VisionTransformer`` with any of its poolings.
+
+    ``spatial_feature`` is the grid that enters the pooling head. Where the class token alone is
+    pooled, it is the class feature (leading) and the patches after the final norm and projection.
+    """
+
+    def __init__(self, visual: Any) -> None:
+        self._visual = visual
+        self._blocks = list(visual.transformer.resblocks)
+        self._class_pooled = visual.attn_pool is None and visual.pool_type == "tok"
+        super().__init__(self._describe(), side_stages={SPATIAL} if self._class_pooled else ())
+
+    def _describe(self) -> list[StageInfo]:
+        visual = self._visual
+        height, width = visual.image_size
+        patches = visual.grid_size[0] * visual.grid_size[1]
+        channels = visual.conv1.out_channels
+        features = channels if visual.proj is None else visual.proj.shape[1]
+        tokens = (patches + 1, channels)
+        if self._class_pooled:
+            spatial = StageInfo(SPATIAL, (patches + 1, features), leading=1)
+        elif visual.attn_pool is not None:
+            spatial = StageInfo(SPATIAL, tokens, leading=1)
+        else:
+            spatial = StageInfo(SPATIAL, (patches, channels))
+        blocks = [StageInfo(block_name(i), tokens, leading=1) for i in range(len(self._blocks))]
+        return [
+            StageInfo(PIXELS, (3, height, width)),
+            StageInfo(PATCHES, (patches, channels)),
+            *blocks,
+            spatial,
+            StageInfo(FEATURE, (features,)),
+        ]
+
+    def _advance(self, source: str, target: str, clean: Tensor, edited: Tensor) -> Tensor:
+        if target == PATCHES:
+            maps: Tensor = self._visual.conv1(edited)
+            return maps.flatten(2).transpose(1, 2)
+        if target == SPATIAL:
+            return self._spatial(edited)
+        if target == FEATURE:
+            if source == SPATIAL and self._class_pooled:
+                return move_mean(clean, edited)
+            return self._project(self._pool(edited))
+        tokens = self._with_class_token(edited) if source == PATCHES else edited
+        output: Tensor = self._blocks[int(target.rpartition(".")[2])](tokens)
+        return output
+
+    def _with_class_token(self, patches: Tensor) -> Tensor:
+        visual = self._visual
+        token = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        tokens = torch.cat([token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
+        normed: Tensor = visual.ln_pre(visual.patch_dropout(tokens))
+        return normed
+
+    def _spatial(self, tokens: Tensor) -> Tensor:
+        if self._class_pooled:
+            feature = self._project(self._pool(tokens))
+            patches = self._project(self._visual.ln_post(tokens[:, 1:]))
+            return torch.cat([feature[:, None], patches], dim=1)
+        if self._visual.attn_pool is not None:
+            return tokens
+        normed: Tensor = tokens if self._visual.final_ln_after_pool else self._visual.ln_post(tokens)
+        return normed[:, 1:]
+
+    def _pool(self, tokens: Tensor) -> Tensor:
+        """The pooling head, up to the projection; for average pooling, of what ``_spatial`` gives."""
+        visual = self._visual
+        if visual.attn_pool is not None:
+            return self._pool_by_attention(tokens)
+        if self._class_pooled:
+            # norm before pooling and after it give the class token the same, as the norm acts on each token alone
+            normed: Tensor = visual.ln_post(tokens[:, 0])
+            return normed
+        pooled = tokens.mean(dim=1)
+        return visual.ln_post(pooled) if visual.final_ln_after_pool else pooled
+
+    def _pool_by_attention(self, tokens: Tensor) -> Tensor:
+        visual = self._visual
+        if visual.attn_pool_contrastive is not None:
+            tokens = visual.ln_post(tokens)
+            queried = tokens if visual.attn_pool_type == "parallel" else visual.attn_pool(tokens)
+            pooled: Tensor = visual.attn_pool_contrastive(queried)
+            return pooled.squeeze(1)
+        tokens = visual.ln_post(visual.attn_pool(tokens))
+        return tokens[:, 1:].mean(dim=1) if visual.pool_type == "avg" else tokens[:, 0]
+
+    def _project(self, tokens: Tensor) -> Tensor:
+        projection = self._visual.proj
+        return tokens if projection is None else tokens @ projection

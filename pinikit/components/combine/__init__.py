@@ -1,0 +1,1 @@
+"""Combine: how a sample meets the clean tensor."""

@@ -1,0 +1,1 @@
+"""Injectors: networks and free parameters that yield a noise's parameters."""

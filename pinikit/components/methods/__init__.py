@@ -1,0 +1,1 @@
+"""Methods: from a few-shot task to a predictor."""

@@ -1,0 +1,1 @@
+"""Noise: distribution families."""

@@ -1,0 +1,138 @@
+"""The shape of a study and of a run, as dataclasses for OmegaConf.
+
+Field metadata says what a plain type cannot: ``component`` marks a mapping with the ``name`` of a
+registered component and its parameters (``extras`` are keys of ours beside them), ``choices`` and
+``minimum`` bound a value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING: Any = "???"
+"""OmegaConf's mark of a value that must be given."""
+
+NESTED = ("InjectionConfig", "LossConfig", "OptimConfig")
+"""Schemas that component constructors may name in their annotations."""
+
+
+def component(kind: str, default: str | None = None, extras: type | None = None) -> Any:
+    """A field that holds a component of ``kind``; ``default`` names the one taken if none is given."""
+    factory = (lambda: {"name": default}) if default else dict
+    return field(default_factory=factory, metadata={"component": kind, "default": default, "extras": extras})
+
+
+def bounded(default: Any, **metadata: Any) -> Any:
+    """A plain field with ``choices``, ``minimum`` or ``positive`` metadata."""
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class InjectionConfig:
+    """One injection: where, from what network, of what distribution, combined how, drawn how often."""
+
+    site: dict[str, Any] = component("site")
+    injector: dict[str, Any] = component("injector", "free")
+    noise: dict[str, Any] = component("noise", "gaussian")
+    combine: dict[str, Any] = component("combine", "add")
+    share: str = bounded("batch", choices=("batch", "class", "image"))
+
+
+@dataclass
+class LossExtras:
+    """What a loss has beside its own parameters."""
+
+    weight: float = 1.0
+
+
+@dataclass
+class LossConfig:
+    """A weighted loss."""
+
+    loss: dict[str, Any] = component("loss", extras=LossExtras)
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser and learning-rate schedule; the defaults are PiNI's recipe."""
+
+    name: str = "sgd"
+    lr: float = bounded(1e-3, positive=True)
+    epochs: int = bounded(100, minimum=1)
+    batch_size: int = bounded(32, minimum=1)
+    momentum: float = bounded(0.9, minimum=0)
+    weight_decay: float = bounded(5e-4, minimum=0)
+    schedule: str = bounded("cosine", choices=("cosine", "constant"))
+    warmup_epochs: int = bounded(1, minimum=0)
+    warmup: str = bounded("constant", choices=("constant", "linear"))
+    warmup_lr: float = bounded(1e-5, minimum=0)
+
+
+@dataclass
+class BackboneConfig:
+    """Which frozen model: ``glyph``, an open_clip architecture, ``hf-hub:…`` or ``local-dir:…``."""
+
+    name: str = "glyph"
+    pretrained: str | None = None
+    quick_gelu: bool | None = None
+
+
+@dataclass
+class DataExtras:
+    """What a few-shot task has beside its data set's own parameters."""
+
+    shots: int = bounded(16, minimum=1)
+    split_seed: int | None = bounded(None, minimum=0)
+    views: int = bounded(4, minimum=0)
+    manifest: str | None = None
+
+
+@dataclass
+class PromptConfig:
+    """The template: ``plain`` or ``pini`` of the data set, or a text with one ``{}``."""
+
+    template: str = "plain"
+
+
+@dataclass
+class EvaluateConfig:
+    """How noise is treated at test time: ``mean``, ``sample`` (one draw), ``mc-K``."""
+
+    noise: list[str] = field(default_factory=lambda: ["mean", "sample", "mc-16"])
+    batch_size: int = bounded(1024, minimum=1)
+
+
+@dataclass
+class RunConfig:
+    """Everything that one run depends on."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    data: dict[str, Any] = component("dataset", "digits", DataExtras)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    method: dict[str, Any] = component("method", "zero_shot")
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    precision: str = bounded("auto", choices=("auto", "fp32", "bf16", "fp16"))
+    device: str = "auto"
+    threads: int | None = bounded(None, minimum=1)
+    seed: int = bounded(1, minimum=0)
+
+
+@dataclass
+class DesignConfig:
+    """How the arms are derived; ``arms`` are changes to ``run``, each under its name."""
+
+    kind: str = bounded("arms", choices=("arms",))
+    baseline: str | None = None
+    arms: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class StudyConfig:
+    """A study file."""
+
+    name: str = MISSING
+    question: str = ""
+    run: RunConfig = field(default_factory=RunConfig)
+    design: DesignConfig = field(default_factory=DesignConfig)
+    seeds: list[int] = field(default_factory=lambda: [1, 2, 3])

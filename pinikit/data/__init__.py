@@ -1,0 +1,1 @@
+"""Data sets, split manifests, picture transforms and the view bank."""

@@ -1,0 +1,1 @@
+"""Studies: arms and runs, what is kept of them, how they are executed and compared."""

@@ -1,0 +1,75 @@
+"""Using what a run learned on new pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from pinikit.backbones.loading import load_backbone
+from pinikit.backbones.spec import BackboneSpec
+from pinikit.components.contracts import Draw, Method
+from pinikit.config.build import create
+from pinikit.data.pictures import decode
+from pinikit.data.transforms import EvalTransform
+from pinikit.study.checkpoint import load_checkpoint
+from pinikit.training.draws import MeanDraw, RandomDraw
+from pinikit.training.evaluation import draws_of
+from pinikit.training.precision import autocast, torch_device
+
+Picture = str | Path | Image.Image
+
+
+class LoadedPredictor:
+    """A finished run, ready to classify pictures."""
+
+    def __init__(self, folder: str | Path, device: str = "auto") -> None:
+        from pinikit.config.hardware import resolve_device
+
+        checkpoint = load_checkpoint(Path(folder))
+        config = checkpoint.config
+        self.class_names = checkpoint.class_names
+        self._precision: str = config["precision"]
+        self._device = torch_device(resolve_device(device))
+        self._seed: int = config["seed"]
+        backbone = load_backbone(BackboneSpec(**config["backbone"]), device=self._device)
+        prompts = backbone.text.tokenize(checkpoint.template, self.class_names)
+        method: Method = create("method", config["method"], "run.method")
+        self._predictor = method.restore(backbone, prompts, checkpoint.state)
+        self._backbone = backbone
+        self._transform = EvalTransform(backbone.preprocess)
+
+    def probabilities(self, pictures: Sequence[Picture], noise: str = "mean") -> torch.Tensor:
+        """Class probabilities [N, C] of pictures, given as paths or PIL images.
+
+        Args:
+            pictures: what to classify.
+            noise: ``mean``, ``sample`` or ``mc-K``, as in ``evaluate.noise``.
+
+        Raises:
+            DataError: a picture cannot be read.
+            ConfigError: no such treatment of noise.
+        """
+        pixels = torch.stack([self._transform(_opened(picture)) for picture in pictures]).to(self._device)
+        draws: list[Draw] = [
+            RandomDraw(self._seed, "predict", k, device=self._device) for k in range(draws_of(noise))
+        ]
+        with torch.no_grad(), autocast(self._device, self._precision):
+            activations = self._backbone.image.read(pixels, self._predictor.requires)
+            logits = [self._predictor.classifier(draw)(activations).logits for draw in draws or [MeanDraw()]]
+        return torch.stack([row.float().softmax(1) for row in logits]).mean(0).cpu()
+
+    def classify(self, pictures: Sequence[Picture], top: int = 5, noise: str = "mean") -> list[list[tuple[str, float]]]:
+        """The ``top`` classes of each picture with their probabilities, most probable first."""
+        probabilities, classes = self.probabilities(pictures, noise).topk(min(top, len(self.class_names)))
+        return [
+            [(self.class_names[int(index)], float(value)) for value, index in zip(values, indices, strict=True)]
+            for values, indices in zip(probabilities, classes, strict=True)
+        ]
+
+
+def _opened(picture: Picture) -> Any:
+    return picture if isinstance(picture, Image.Image) else decode(Path(picture))

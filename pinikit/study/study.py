@@ -1,0 +1,202 @@
+"""A study resolved to runs: every arm with every seed, each with its identity. Imports no torch."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pinikit.backbones.identity import weights_hash
+from pinikit.backbones.spec import BackboneSpec
+from pinikit.config.build import create
+from pinikit.config.checking import Checker
+from pinikit.config.hardware import resolve_device, resolve_precision
+from pinikit.config.identity import identity_of, run_id
+from pinikit.config.loading import find_study, load_study
+from pinikit.config.schema import DataExtras, StudyConfig
+from pinikit.data.catalogue import DataSet
+from pinikit.data.manifest import SplitManifest, load_manifest, make_manifest
+from pinikit.errors import ConfigError, PinikitError, listing, nearest
+from pinikit.plugin import registry
+
+PINI_CONTEXT = "x " * 16
+"""The sixteen context words that PiNI puts in front of the template."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed, fully resolved."""
+
+    id: str
+    arm: str
+    seed: int
+    config: Mapping[str, Any]
+    """The complete configuration; ``device`` and ``precision`` as resolved, seed and split seed filled in."""
+    template: str
+    """The prompt template as text."""
+    manifest: SplitManifest = field(repr=False)
+    dataset: DataSet = field(repr=False)
+    identity: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def backbone(self) -> BackboneSpec:
+        """Which backbone."""
+        return BackboneSpec(**self.config["backbone"])
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's arms and their runs, in the study's order."""
+
+    name: str
+    question: str
+    file: Path
+    baseline: str | None
+    arms: Mapping[str, Mapping[str, Any]]
+    """Each arm's run configuration without a seed."""
+    seeds: tuple[int, ...]
+    runs: tuple[Run, ...]
+
+    def run(self, arm: str, seed: int) -> Run:
+        """The run of an arm with a seed."""
+        return next(run for run in self.runs if (run.arm, run.seed) == (arm, seed))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the results should know of the data, without repetitions."""
+        return tuple(dict.fromkeys(note for run in self.runs for note in run.manifest.notes))
+
+
+def resolve_study(
+    source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), arms: str | None = None
+) -> Study:
+    """Read a study, apply overrides, pick arms, and resolve every run.
+
+    Args:
+        source: a study file, or the name of a shipped study.
+        overrides: ``key.path=value`` words or a mapping of key paths.
+        arms: comma-separated shell patterns; the baseline is always kept.
+
+    Raises:
+        ConfigError, DataError, WeightsError: with file, key, what was found and what is allowed.
+    """
+    path = find_study(source)
+    checker = Checker(registry())
+    config, configs = load_study(path, overrides, checker)
+    _check_study(config, configs, path)
+    chosen = _pick(configs, arms, config.design.baseline)
+    runs = []
+    for arm, arm_config in chosen.items():
+        try:
+            runs += [_resolve_run(arm, arm_config, seed, checker) for seed in config.seeds]
+        except PinikitError as error:
+            raise type(error)(f"{path}: arm {arm!r}: {error}") from error
+    return Study(
+        config.name, config.question, path, config.design.baseline, chosen, tuple(config.seeds), tuple(runs)
+    )
+
+
+def _check_study(config: StudyConfig, arms: Mapping[str, Any], path: Path) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name):
+        raise ConfigError(f"{path}: name: found {config.name!r}; allowed: letters, digits, '.', '_', '-'")
+    for arm in arms:
+        if not arm.strip() or "," in arm:
+            raise ConfigError(f"{path}: design.arms: found the name {arm!r}; allowed: a name without commas")
+    if not config.seeds:
+        raise ConfigError(f"{path}: seeds: found none; allowed: at least one")
+    if repeated := [seed for seed, count in Counter(config.seeds).items() if count > 1]:
+        raise ConfigError(f"{path}: seeds: {repeated[0]} stands more than once; allowed: distinct seeds")
+    if negative := [seed for seed in config.seeds if seed < 0]:
+        raise ConfigError(f"{path}: seeds: found {negative[0]}; allowed: 0 or more")
+    baseline = config.design.baseline
+    if baseline is not None and baseline not in arms:
+        raise ConfigError(
+            f"{path}: design.baseline: found {baseline!r}{nearest(baseline, arms)}; allowed: {listing(arms)}"
+        )
+
+
+def _pick(arms: Mapping[str, Any], patterns: str | None, baseline: str | None) -> dict[str, Any]:
+    """The arms that match, in the study's order, and the baseline."""
+    if patterns is None:
+        return dict(arms)
+    wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    for pattern in wanted:
+        if not fnmatch.filter(arms, pattern):
+            raise ConfigError(
+                f"--arms: no arm matches {pattern!r}{nearest(pattern, arms)}; allowed: {listing(arms)}"
+            )
+    return {
+        name: config
+        for name, config in arms.items()
+        if name == baseline or any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
+    }
+
+
+def _resolve_run(arm: str, arm_config: Mapping[str, Any], seed: int, checker: Checker) -> Run:
+    config = copy.deepcopy(dict(arm_config))
+    config["seed"] = seed
+    config["device"] = resolve_device(config["device"])
+    config["precision"] = resolve_precision(config["precision"], config["device"])
+    data = config["data"]
+    data["split_seed"] = seed if data["split_seed"] is None else data["split_seed"]
+    dataset = make_dataset(data)
+    manifest = _manifest(dataset, data)
+    template = resolve_template(config["prompt"]["template"], dataset)
+    weights = weights_hash(BackboneSpec(**config["backbone"]))
+    identity = identity_of(
+        config,
+        template=template,
+        weights=weights,
+        manifest=manifest.hash,
+        precision=config["precision"],
+        checker=checker,
+    )
+    return Run(run_id(identity), arm, seed, config, template, manifest, dataset, identity)
+
+
+def make_dataset(data: Mapping[str, Any]) -> DataSet:
+    """The data set of a run's ``data`` mapping; equal mappings share one instance."""
+    extras = DataExtras.__dataclass_fields__
+    return _cached_dataset(tuple(sorted((key, value) for key, value in data.items() if key not in extras)))
+
+
+@cache
+def _cached_dataset(spec: tuple[tuple[str, Any], ...]) -> DataSet:
+    dataset: DataSet = create("dataset", dict(spec), "run.data")
+    return dataset
+
+
+def _manifest(dataset: DataSet, data: Mapping[str, Any]) -> SplitManifest:
+    if data["manifest"] is not None:
+        return load_manifest(data["manifest"], dataset)
+    return _cached_manifest(dataset, data["shots"], data["split_seed"])
+
+
+@cache
+def _cached_manifest(dataset: DataSet, shots: int, seed: int) -> SplitManifest:
+    return make_manifest(dataset, shots, seed)
+
+
+def resolve_template(template: str, dataset: DataSet) -> str:
+    """``plain``, ``pini`` or a text with one ``{}``, as text.
+
+    Raises:
+        ConfigError: another word.
+    """
+    if template == "plain":
+        return dataset.plain_template
+    if template == "pini":
+        return f"{PINI_CONTEXT}{dataset.pini_words} {{}}."
+    if template.count("{}") != 1:
+        hint = nearest(template, ["plain", "pini"])
+        raise ConfigError(
+            f"run.prompt.template: found {template!r}{hint}; allowed: plain, pini, or a text with one {{}} "
+            "for the class name"
+        )
+    return template

@@ -1,0 +1,46 @@
+"""Draws: where the base randomness of all injections comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pinikit.components.contracts import Draw, Noise, Shape
+from pinikit.seeding import generator
+
+
+class MeanDraw(Draw):
+    """No randomness: every noise at its mean."""
+
+    def base(self, label: str, noise: Noise, shape: Shape) -> None:
+        """None, which stands for the mean."""
+        return None
+
+
+class RandomDraw(Draw):
+    """Base randomness from one generator per injection, so injections do not disturb each other."""
+
+    def __init__(self, seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> None:
+        self._seed, self._purpose, self._device = seed, purpose, device
+        self._generators: dict[str, torch.Generator] = {}
+
+    def base(self, label: str, noise: Noise, shape: Shape) -> Any:
+        """The next base randomness of the injection ``label``."""
+        if label not in self._generators:
+            self._generators[label] = generator(
+                self._seed, "noise", *self._purpose, label, device=self._device
+            )
+        return noise.base(shape, self._generators[label])
+
+
+class FixedDraw(Draw):
+    """Base randomness given beforehand, by injection label."""
+
+    def __init__(self, base: Mapping[str, Any]) -> None:
+        self._base = base
+
+    def base(self, label: str, noise: Noise, shape: Shape) -> Any:
+        """What was given for ``label``."""
+        return self._base[label]

@@ -1,0 +1,103 @@
+"""Evaluation of a predictor on a split, with noise at its mean, one draw, or an average of K draws."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pinikit.components.contracts import Draw, Predictor
+from pinikit.errors import ConfigError
+from pinikit.training.draws import MeanDraw, RandomDraw
+from pinikit.training.metrics import classification_metrics, flip_rate
+from pinikit.training.precision import autocast
+from pinikit.training.task import Split
+
+
+def draws_of(mode: str) -> int:
+    """How many draws a mode takes: ``mean`` 0, ``sample`` 1, ``mc-K`` K.
+
+    Raises:
+        ConfigError: no such mode.
+    """
+    if mode in ("mean", "sample"):
+        return 0 if mode == "mean" else 1
+    match = re.fullmatch(r"mc-([1-9]\d*)", mode)
+    if match is None:
+        raise ConfigError(f"run.evaluate.noise: found {mode!r}; allowed: mean, sample, mc-K such as mc-16")
+    return int(match.group(1))
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Log-probabilities [N, C] of one draw and each injection's mean noise-to-feature ratio."""
+
+    log_probs: Tensor
+    ratios: dict[str, float]
+
+
+def evaluate(
+    predictor: Predictor,
+    split: Split,
+    modes: Sequence[str],
+    *,
+    seed: int,
+    precision: str,
+    batch_size: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, dict[str, Any]]:
+    """Metrics by mode.
+
+    ``mc-K`` averages probabilities over K draws and also reports the spread of the single draws'
+    accuracies, and how often two draws disagree. The draws of all modes are the first ones of the same
+    sequence: ``sample`` is the first of ``mc-K``. One draw of text noise serves the whole split.
+    """
+    activations = split.activations(predictor.requires)
+    device = split.labels.device
+
+    def score(draw: Draw) -> _Scored:
+        with torch.no_grad(), autocast(device, precision):
+            return _score(predictor, activations, draw, batch_size)
+
+    count = max(map(draws_of, modes)) if predictor.stochastic else 0
+    mean = score(MeanDraw()) if "mean" in modes or count == 0 else None
+    draws = []
+    for k in range(count):
+        draws.append(score(RandomDraw(seed, "evaluate", k, device=device)))
+        progress(k + 1, count)
+    results = {}
+    for mode in modes:
+        taken = [mean] if mean is not None and (mode == "mean" or count == 0) else draws[: draws_of(mode)]
+        results[mode] = _summarise([scored for scored in taken if scored is not None], split.labels)
+    return results
+
+
+def _score(predictor: Predictor, activations: dict[str, Tensor], draw: Draw, batch_size: int) -> _Scored:
+    classify = predictor.classifier(draw)
+    count = len(next(iter(activations.values())))
+    log_probs, ratios = [], []
+    for first in range(0, count, batch_size):
+        batch = {stage: tensor[first : first + batch_size] for stage, tensor in activations.items()}
+        classified = classify(batch)
+        log_probs.append(classified.logits.float().log_softmax(1))
+        ratios.append({label: ratio.float().mean() * len(log_probs[-1]) for label, ratio in classified.ratios.items()})
+    means = {label: float(sum(row[label] for row in ratios)) / count for label in ratios[0]}
+    return _Scored(torch.cat(log_probs), means)
+
+
+def _summarise(draws: Sequence[_Scored], labels: Tensor) -> dict[str, Any]:
+    stacked = torch.stack([draw.log_probs for draw in draws])  # [K, N, C]
+    averaged = stacked.double().logsumexp(0) - torch.tensor(float(len(draws))).log()
+    metrics: dict[str, Any] = classification_metrics(averaged, labels)
+    predictions = stacked.argmax(2)  # [K, N]
+    single = 100 * (predictions == labels).double().mean(1)
+    metrics["draw_accuracy_std"] = single.std().item() if len(draws) > 1 else 0.0
+    metrics["flip_rate"] = flip_rate(predictions)
+    metrics["noise_ratio"] = {
+        label: sum(draw.ratios[label] for draw in draws) / len(draws) for label in draws[0].ratios
+    }
+    return metrics

@@ -1,0 +1,88 @@
+"""One injection: a bound site, an injector, a noise and how their sample meets the clean tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pinikit.components.contracts import BoundSite, Combine, Draw, Injector, Noise, Surroundings
+from pinikit.components.initialise import Initialiser
+from pinikit.errors import ConfigError
+
+Share = Literal["batch", "class", "image"]
+
+_SHARES: Mapping[str, tuple[Share, ...]] = {"text": ("batch", "class"), "image": ("batch", "image")}
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """What an injection made of a clean tensor."""
+
+    value: Tensor
+    shared: bool
+    """One noise for all rows."""
+    ratio: Tensor
+    """‖noise‖ / ‖clean‖ of each row, detached, [N]."""
+
+
+class Injection(nn.Module):
+    """Adds learned noise at one site; the only part of a model that is trained."""
+
+    def __init__(
+        self, label: str, site: BoundSite, injector: Injector, noise: Noise, combine: Combine, share: Share
+    ) -> None:
+        super().__init__()
+        if share not in _SHARES[site.side]:
+            raise ConfigError(
+                f"injection {label!r}: share: found {share!r}; allowed at a site of the {site.side} side: "
+                f"{', '.join(_SHARES[site.side])}"
+            )
+        self.label, self.site, self.share = label, site, share
+        self.injector, self.noise, self.combine = injector, noise, combine
+
+    def build(self, around: Surroundings, seed: int) -> None:
+        """Create the injector's parameters."""
+        self.injector.build(self.noise, around, Initialiser(seed, self.label))
+
+    def forward(self, clean: Tensor, context: Mapping[str, Tensor], draw: Draw) -> Noisy:
+        """Noise ``clean`` [N, *event]; the result has as many rows, or 1 if both noise and clean have."""
+        raw = self.injector({"here": clean, **context})
+        params = self.noise.constrain(raw)
+        params = {name: value.to(clean.dtype) for name, value in params.items()}
+        rows = 1 if self.share == "batch" else self._rows(clean, context)
+        base = draw.base(self.label, self.noise, (rows, *self.site.event.shape))
+        noise = self.noise.mean(params) if base is None else self._sample(params, base, clean.dtype)
+        noise = noise.to(clean).expand(torch.broadcast_shapes(noise.shape, (1, *self.site.event.shape)))
+        if self.site.mask is not None:
+            noise = noise * self.site.mask.to(noise.device)[..., None]
+        return Noisy(self._combine(clean, noise), len(noise) == 1 or self._same_rows(raw, rows), _ratio(noise, clean))
+
+    def _sample(self, params: Mapping[str, Tensor], base: object, dtype: torch.dtype) -> Tensor:
+        if isinstance(base, Tensor):
+            base = base.to(dtype)
+        return self.noise.sample(params, base)
+
+    def _rows(self, clean: Tensor, context: Mapping[str, Tensor]) -> int:
+        """Draws per call: one per class on the text side (whose prefix may have one row for all)."""
+        return len(context["text_feature"]) if self.site.side == "text" else len(clean)
+
+    def _same_rows(self, raw: Mapping[str, Tensor], rows: int) -> bool:
+        """A mask gives the noise a class axis; the noise below it is shared if nothing else has one."""
+        return rows == 1 and all(len(value) == 1 for value in raw.values())
+
+    def _combine(self, clean: Tensor, noise: Tensor) -> Tensor:
+        axis = self.site.event.channel_axis
+        if axis == -1:
+            return self.combine(clean, noise)
+        moved = self.combine(clean.movedim(axis + 1, -1), noise.movedim(axis + 1, -1))
+        return moved.movedim(-1, axis + 1)
+
+
+def _ratio(noise: Tensor, clean: Tensor) -> Tensor:
+    with torch.no_grad():
+        ratio = noise.flatten(1).norm(dim=1) / clean.flatten(1).norm(dim=1).clamp_min(1e-12)
+        return ratio.expand(max(len(noise), len(clean)))

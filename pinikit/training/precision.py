@@ -1,0 +1,31 @@
+"""Devices and number formats."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from pinikit.errors import ConfigError
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The autocast context for ``fp32`` (none), ``bf16`` or ``fp16``."""
+    return torch.autocast(device.type, _DTYPES.get(precision), enabled=precision in _DTYPES)
+
+
+def torch_device(name: str) -> torch.device:
+    """The device, checked to be there.
+
+    Raises:
+        ConfigError: no such device in this process.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"run.device: found {name!r}, which cannot be used here ({reason})") from error
+    return device
