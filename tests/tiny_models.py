@@ -1,13 +1,16 @@
-"""Tiny open_clip models with random weights, one of each kind that pinikit meets. Each builds in well under a second."""
+"""Tiny open_clip models with random weights, one of each kind. Each builds in well under a second."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.model import build_model_from_openai_state_dict
+from open_clip.tokenizer import HFTokenizer
 
 from pinikit.backbones.assembly import assemble_backbone, seeded_model
 from pinikit.backbones.base import Backbone
@@ -25,13 +28,28 @@ IMAGE_CONFIGS: dict[str, dict[str, Any]] = {
     "vit_attn_pool": {**VIT, "attentional_pool": True, "attn_pooler_queries": 5, "attn_pooler_heads": 2},
     "resnet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 16},
     "timm_efficientnet": {"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg", "image_size": 64},
-    "timm_mobilenet": {"timm_model_name": "mobilenetv3_small_050", "timm_pool": "avg", "timm_proj": "", "image_size": 64},
+    "timm_mobilenet": {
+        "timm_model_name": "mobilenetv3_small_050",
+        "timm_pool": "avg",
+        "timm_proj": "",
+        "image_size": 64,
+    },
     "timm_resnet": {"timm_model_name": "resnet10t", "timm_pool": "avg", "image_size": 64},
-    "timm_resnet_attn": {"timm_model_name": "resnet10t", "timm_pool": "rot_attn", "timm_proj": "", "image_size": 64},
+    "timm_resnet_attn": {
+        "timm_model_name": "resnet10t",
+        "timm_pool": "rot_attn",
+        "timm_proj": "",
+        "image_size": 64,
+    },
     "timm_convnext": {"timm_model_name": "convnext_atto", "timm_pool": "", "image_size": 64},
     "timm_vit": {"timm_model_name": "test_vit", "timm_pool": "token", "image_size": 160},
     "timm_vit_avg": {"timm_model_name": "test_vit", "timm_pool": "avg", "image_size": 160},
-    "timm_vit_map": {"timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none", "image_size": 160},
+    "timm_vit_map": {
+        "timm_model_name": "test_vit3",
+        "timm_pool": "map",
+        "timm_proj": "none",
+        "image_size": 160,
+    },
     "timm_eva": {"timm_model_name": "eva02_tiny_patch14_224", "timm_pool": "token", "image_size": 224},
     "timm_nfnet": {"timm_model_name": "test_nfnet", "timm_pool": "avg", "image_size": 160},
 }
@@ -59,6 +77,8 @@ def tiny_clip(
     }
     model_class = open_clip.CLIP if text == "causal" else open_clip.CustomTextCLIP
     model = seeded_model(model_class, config, seed)
+    if image == "timm_eva":
+        model.visual.trunk.blocks = model.visual.trunk.blocks[:2]
     enliven(model, seed)
     return model.eval()
 
@@ -111,11 +131,25 @@ def tiny_hub_backbone(folder: Path, pooler: str = "mean_pooler", seed: int = 0) 
     config = {"embed_dim": EMBED, "vision_cfg": VIT, "text_cfg": text}
     model = seeded_model(open_clip.CustomTextCLIP, config, seed)
     enliven(model, seed)
-    tokenizer = open_clip.HFTokenizer(str(folder), context_length=48)
+    tokenizer = HFTokenizer(str(folder), context_length=48)
     return assemble_backbone(model.eval(), tokenizer, name="tiny-bert", weights_hash=pooler)
 
 
-def pictures(backbone: Backbone, count: int = 3, seed: int = 1, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def pictures(
+    backbone: Backbone, count: int = 3, seed: int = 1, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     """Random pictures [count, 3, H, W] of the size that the backbone takes."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, *backbone.image.stages["pixels"].shape, generator=generator).to(dtype)
+
+
+def golden_backbone(weights: Mapping[str, torch.Tensor]) -> Backbone:
+    """The tiny OpenAI CLIP of the reference numbers, in float64, from the ``weights`` of a ``pini_full`` case."""
+    state = {name: tensor.float() for name, tensor in weights.items()}
+    ids, rows = state.pop("token_ids").long(), state.pop("token_rows")
+    state["token_embedding.weight"] = torch.zeros(49408, rows.shape[1])
+    state["token_embedding.weight"][ids] = rows
+    with torch.random.fork_rng(devices=[]):
+        model = build_model_from_openai_state_dict(state, quick_gelu=True, cast_dtype=torch.float32)
+    tokenizer = open_clip.SimpleTokenizer()
+    return assemble_backbone(model, tokenizer, name="golden", weights_hash="golden").to(dtype=torch.float64)

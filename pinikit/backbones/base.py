@@ -135,7 +135,7 @@ class TextTower(ABC):
         return torch.stack([self.encode(prompts, PromptEmbedding(p[None], s)) for p, s in arms])
 
     def unknown_tokens(self, prompts: Prompts) -> list[str]:
-        """Readable tokens of the prompts that the weights never saw in training; empty where that is not known."""
+        """Readable tokens of the prompts that training never saw; empty where that is not known."""
         return []
 
 

@@ -77,6 +77,7 @@ def save_glyph(model: open_clip.CLIP, token_ids: Tensor, config: dict[str, Any],
     state[TOKEN_IDS] = token_ids
     path = folder / WEIGHTS_NAME
     save_file(state, path)
+    path.chmod(0o644)  # safetensors writes for the owner alone
     return path
 
 

@@ -36,7 +36,7 @@ def weights_hash(spec: BackboneSpec) -> str:
 
 def source_hash(spec: BackboneSpec, source: WeightSource) -> str:
     """The same for a source that was found already."""
-    files = [source.weights, *source.extra] if source.config is None else [source.weights, source.config, *source.extra]
+    files = [source.weights, *source.extra, *([source.config] if source.config else [])]
     return _digest(
         {
             "files": [file_hash(path) for path in files],

@@ -54,10 +54,15 @@ class ConvTower(StagedImageTower):
         return [*stages, StageInfo(FEATURE, tuple(feature.shape[1:]))], sizes
 
     def _advance(self, source: str, target: str, clean: Tensor, edited: Tensor) -> Tensor:
-        maps = edited if source == PIXELS else edited.transpose(1, 2).unflatten(2, self._sizes[source])
+        maps = edited if source == PIXELS else _as_map(edited, self._sizes[source])
         if target == FEATURE:
             return self._head(maps)
         return self._steps[target](maps).flatten(2).transpose(1, 2)
+
+
+def _as_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, h·w, W] -> [B, W, h, w]."""
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, *size)
 
 
 def modified_resnet_parts(visual: Any) -> ConvParts:
@@ -71,7 +76,7 @@ def modified_resnet_parts(visual: Any) -> ConvParts:
 
 
 def timm_parts(visual: Any) -> ConvParts | None:
-    """The stages of a timm trunk (inside open_clip's ``TimmModel``), or None where its family is not known."""
+    """The stages of a timm trunk inside ``TimmModel``, or None where its family is not known."""
     trunk = visual.trunk
     for family, cut in _families().items():
         if isinstance(trunk, family) and type(trunk).forward_features is family.forward_features:
@@ -93,7 +98,8 @@ def _families() -> dict[Any, Cut]:
 
 
 def _efficientnet(trunk: Any) -> tuple[Step, Sequence[Step], Step]:
-    return nn.Sequential(trunk.conv_stem, trunk.bn1), list(trunk.blocks), nn.Sequential(trunk.conv_head, trunk.bn2)
+    stem, tail = nn.Sequential(trunk.conv_stem, trunk.bn1), nn.Sequential(trunk.conv_head, trunk.bn2)
+    return stem, list(trunk.blocks), tail
 
 
 def _mobilenet(trunk: Any) -> tuple[Step, Sequence[Step], Step]:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pinikit.backbones.base import Edit, ImageTower, StageInfo
-from pinikit.backbones.image_staged import FEATURE, PIXELS, block_name
-from pinikit.errors import ConfigError, listing, nearest
+from pinikit.backbones.image_staged import FEATURE, PIXELS, block_name, check_stages
 
 
 class HookedTower(ImageTower):
@@ -38,7 +37,7 @@ class HookedTower(ImageTower):
                 stack.enter_context(_hooked(module, lambda module, output: calls.append((module, output))))
             feature = self._whole(picture)
         modules = [module for module, _ in calls]
-        once = [(m, o) for m, o in calls if modules.count(m) == 1 and isinstance(o, Tensor) and o.ndim in (3, 4)]
+        once = [(m, o) for m, o in calls if modules.count(m) == 1 and _is_grid(o)]
         stages = [StageInfo(PIXELS, tuple(picture.shape[1:]))]
         for index, (module, output) in enumerate(once):
             self._modules[block_name(index)] = module
@@ -55,12 +54,9 @@ class HookedTower(ImageTower):
         stop: str = FEATURE,
         edits: Mapping[str, Edit] | None = None,
     ) -> Tensor:
+        """Run the whole tower, with the edits as hooks. See :meth:`ImageTower.run`."""
         edits = edits or {}
-        self._check_known([start, stop, *edits])
-        if start not in self.resume_points:
-            raise ConfigError(
-                f"The image tower cannot go on from {start!r}, only from {listing(sorted(self.resume_points))}."
-            )
+        check_stages(self, [stop, *edits], start)
         if start in edits:
             value = edits[start](value)
         if start == stop:
@@ -72,7 +68,8 @@ class HookedTower(ImageTower):
         return self._run_inner(value, stop, inner)
 
     def read(self, pixels: Tensor, stages: Collection[str]) -> dict[str, Tensor]:
-        self._check_known(stages)
+        """Keep what is asked for of one pass. See :meth:`ImageTower.read`."""
+        check_stages(self, stages)
         found = {PIXELS: pixels}
         with ExitStack() as stack:
             for name in set(stages) & set(self._modules):
@@ -114,18 +111,12 @@ class HookedTower(ImageTower):
         if output.ndim == 3:
             return tokens
         if self._channels_last:
-            return tokens.unflatten(1, output.shape[1:3])
-        return tokens.transpose(1, 2).unflatten(2, output.shape[2:])
+            return tokens.reshape(output.shape)
+        return tokens.transpose(1, 2).reshape(output.shape)
 
     def _leading(self, output: Tensor) -> int:
         tokens = int(getattr(getattr(self._visual, "trunk", None), "num_prefix_tokens", 0))
         return tokens if output.ndim == 3 else 0
-
-    def _check_known(self, names: Collection[str]) -> None:
-        for name in names:
-            if name not in self.stages:
-                hint = nearest(name, self.stages)
-                raise ConfigError(f"The image tower has no stage {name!r}{hint}; it has {listing(self.stages)}.")
 
 
 def _candidate_blocks(visual: Any) -> list[nn.Module]:
@@ -136,8 +127,12 @@ def _candidate_blocks(visual: Any) -> list[nn.Module]:
         if isinstance(listed, nn.ModuleList | nn.Sequential) and len(listed):
             return list(listed)
     named = dict(trunk.named_modules())
-    table = getattr(trunk, "feature_info", None) or []
-    return [named[entry["module"]] for entry in table if isinstance(entry, dict) and entry.get("module") in named]
+    table = [entry for entry in getattr(trunk, "feature_info", None) or [] if isinstance(entry, dict)]
+    return [named[entry["module"]] for entry in table if entry.get("module") in named]
+
+
+def _is_grid(output: Any) -> bool:
+    return isinstance(output, Tensor) and output.ndim in (3, 4)
 
 
 @contextmanager

@@ -44,12 +44,9 @@ class StagedImageTower(ImageTower):
         stop: str = FEATURE,
         edits: Mapping[str, Edit] | None = None,
     ) -> Tensor:
+        """Go along the chain. See :meth:`ImageTower.run`."""
         edits = edits or {}
-        self._check_known([start, stop, *edits])
-        if start not in self.resume_points:
-            raise ConfigError(
-                f"The image tower cannot go on from {start!r}, only from {listing(sorted(self.resume_points))}."
-            )
+        check_stages(self, [stop, *edits], start)
         path = self._path(start, stop, edits)
         clean = value
         edited = edits[start](clean) if start in edits else clean
@@ -59,7 +56,8 @@ class StagedImageTower(ImageTower):
         return edited
 
     def read(self, pixels: Tensor, stages: Collection[str]) -> dict[str, Tensor]:
-        self._check_known(stages)
+        """Keep what is asked for of one pass. See :meth:`ImageTower.read`."""
+        check_stages(self, stages)
         order = list(self.stages)
         last = max(stages, key=order.index, default=PIXELS)
         found = {PIXELS: pixels}
@@ -76,11 +74,20 @@ class StagedImageTower(ImageTower):
         skipped = self._side_stages - {start, stop, *wanted}
         return [stage for stage in order[first : last + 1] if stage not in skipped]
 
-    def _check_known(self, names: Collection[str]) -> None:
-        for name in names:
-            if name not in self.stages:
-                hint = nearest(name, self.stages)
-                raise ConfigError(f"The image tower has no stage {name!r}{hint}; it has {listing(self.stages)}.")
+
+def check_stages(tower: ImageTower, names: Collection[str], start: str = PIXELS) -> None:
+    """Refuse stages that ``tower`` does not have, and a ``start`` that it cannot go on from.
+
+    Raises:
+        ConfigError: with what there is.
+    """
+    for name in (start, *names):
+        if name not in tower.stages:
+            hint, known = nearest(name, tower.stages), listing(tower.stages)
+            raise ConfigError(f"The image tower has no stage {name!r}{hint}; it has {known}.")
+    if start not in tower.resume_points:
+        points = listing(stage for stage in tower.stages if stage in tower.resume_points)
+        raise ConfigError(f"The image tower cannot go on from {start!r}, only from {points}.")
 
 
 def move_mean(clean: Tensor, edited: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class TimmVitTower(StagedImageTower):
         leading = dict.fromkeys(names[2:-2], self._prefix)
         leading[SPATIAL] = 1 if self._class_pooled else self._prefix
         stages, value = [StageInfo(PIXELS, tuple(picture.shape[1:]))], picture
-        for source, target in zip(names, names[1:], strict=False):
+        for source, target in pairwise(names):
             value = self._advance(source, target, value, value)
             stages.append(StageInfo(target, tuple(value.shape[1:]), leading.get(target, 0)))
         return stages
@@ -63,7 +64,7 @@ class TimmVitTower(StagedImageTower):
     def _prepare(self, patches: Tensor) -> Tensor:
         trunk = self._trunk
         if self._keeps_grid:
-            patches = patches.unflatten(1, trunk.patch_embed.grid_size)
+            patches = patches.reshape(len(patches), *trunk.patch_embed.grid_size, -1)
         tokens: Tensor = trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(patches)))
         return tokens
 

@@ -91,7 +91,7 @@ class VitTower(StagedImageTower):
         if visual.attn_pool is not None:
             return self._pool_by_attention(tokens)
         if self._class_pooled:
-            # norm before pooling and after it give the class token the same, as the norm acts on each token alone
+            # before pooling or after it: the norm acts on each token alone
             normed: Tensor = visual.ln_post(tokens[:, 0])
             return normed
         pooled = tokens.mean(dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -11,16 +12,30 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.factory import load_checkpoint
+from open_clip.factory import load_checkpoint, load_state_dict
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
+from safetensors import SafetensorError
 
 from pinikit.backbones.assembly import assemble_backbone, seeded_model
 from pinikit.backbones.base import Backbone
 from pinikit.backbones.identity import RANDOM_SEED, source_hash, weights_hash
-from pinikit.backbones.sources import WeightSource, check_architecture, find_source, fetch_by_name, read_config
+from pinikit.backbones.sources import (
+    WeightSource,
+    check_architecture,
+    fetch_by_name,
+    find_source,
+    read_config,
+)
 from pinikit.backbones.spec import RANDOM, BackboneSpec
 from pinikit.errors import WeightsError
 
 PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
+OPENAI_FACTS = ("input_resolution", "context_length", "vocab_size")
+"""Entries of OpenAI's archives that are no weights."""
+
+DAMAGED = (SafetensorError, pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile)
+MISFITS = (RuntimeError, KeyError, AttributeError, StopIteration, ValueError, TypeError, AssertionError)
+"""What open_clip raises for a configuration or a state dict that is not what it expects."""
 
 
 def load_backbone(spec: BackboneSpec) -> Backbone:
@@ -58,36 +73,35 @@ def choose_activation(
     features without any error. The weights decide, unless the study says otherwise.
     """
     built_in = bool(config.get("quick_gelu", False))
-    trained = bool(source.tag.get("quick_gelu", False)) if source.tag else built_in
-    if spec.quick_gelu is None:
-        if spec.checkpoint is not None:
+    if spec.checkpoint is not None:
+        if spec.quick_gelu is None:
             return built_in, _checkpoint_notes(spec, built_in)
-        if trained != built_in:
-            return trained, (
-                f"The weights {spec.pretrained!r} were trained with {_activation(trained)}, which replaces "
-                f"the {_activation(built_in)} of {spec.name}.",
-            )
-        return trained, ()
-    if spec.quick_gelu != trained and spec.checkpoint is None:
-        return spec.quick_gelu, (
-            f"'quick_gelu: {str(spec.quick_gelu).lower()}' is used as written, but the weights of {spec.name} "
-            f"were trained with {_activation(trained)}.",
+        return spec.quick_gelu, ()
+    trained = bool(source.tag.get("quick_gelu", False)) if source.tag else built_in
+    if spec.quick_gelu not in (None, trained):
+        return not trained, (
+            f"'quick_gelu: {str(spec.quick_gelu).lower()}' is used as written, but the weights of "
+            f"{spec.name} were trained with {_activation(trained)}.",
         )
-    return spec.quick_gelu, ()
+    if spec.quick_gelu is None and trained != built_in:
+        return trained, (
+            f"The weights {spec.pretrained!r} were trained with {_activation(trained)}, which replaces "
+            f"the {_activation(built_in)} of {spec.name}.",
+        )
+    return trained, ()
 
 
 def _checkpoint_notes(spec: BackboneSpec, built_in: bool) -> tuple[str, ...]:
-    tags = [open_clip.pretrained.get_pretrained_cfg(spec.name, tag) for tag in _tags(spec.name)]
-    if not any(bool(tag.get("quick_gelu", False)) != built_in for tag in tags):
+    """A warning where the architecture's known weights differ in their activation."""
+    tags = open_clip.list_pretrained_tags_by_model(spec.name)
+    known = {bool(open_clip.get_pretrained_cfg(spec.name, tag).get("quick_gelu", False)) for tag in tags}
+    if known <= {built_in}:
         return ()
     return (
-        f"A checkpoint does not say which activation it was trained with: {_activation(built_in)} of {spec.name} "
-        f"is used; set 'quick_gelu: {str(not built_in).lower()}' if that is wrong (OpenAI's weights need true).",
+        f"A checkpoint does not say which activation it was trained with: {_activation(built_in)} of "
+        f"{spec.name} is used; set 'quick_gelu: {str(not built_in).lower()}' if that is wrong "
+        "(OpenAI's weights need true).",
     )
-
-
-def _tags(name: str) -> list[str]:
-    return list(open_clip.list_pretrained_tags_by_model(name))
 
 
 def _activation(quick_gelu: bool) -> str:
@@ -107,7 +121,7 @@ def _load_glyph(spec: BackboneSpec) -> Backbone:
         notes = ("'quick_gelu' has no effect on the glyph backbone.",)
     return assemble_backbone(
         model,
-        open_clip.SimpleTokenizer(context_length=model.context_length),
+        SimpleTokenizer(context_length=model.context_length),
         name=spec.name,
         weights_hash=weights_hash(spec),
         preprocess=_known_keys(config["preprocess_cfg"]),
@@ -148,41 +162,61 @@ def _point_into_folder(config: dict[str, Any], folder: Path) -> None:
 
 def _build(spec: BackboneSpec, config: Mapping[str, Any]) -> Any:
     """The architecture of ``config`` with seeded random weights, in single precision."""
-    config = copy.deepcopy(dict(config))
-    uses_hub_text = bool(config["text_cfg"].get("hf_model_name"))
-    is_custom = bool(config.pop("custom_text", False)) or uses_hub_text
-    if config["vision_cfg"].get("timm_model_name"):
-        config["vision_cfg"]["timm_model_pretrained"] = False
-    if uses_hub_text:
-        config["text_cfg"]["hf_model_pretrained"] = False
-    if "multimodal_cfg" in config:
+    settings = copy.deepcopy(dict(config))
+    hub_text = settings["text_cfg"].get("hf_model_name")
+    is_custom = bool(settings.pop("custom_text", False)) or bool(hub_text)
+    if settings["vision_cfg"].get("timm_model_name"):
+        settings["vision_cfg"]["timm_model_pretrained"] = False
+    if "multimodal_cfg" in settings:
         model_class = open_clip.CoCa
     else:
         model_class = open_clip.CustomTextCLIP if is_custom else open_clip.CLIP
-    if uses_hub_text:
-        return fetch_by_name(config["text_cfg"]["hf_model_name"], lambda: _construct(spec, model_class, config))
-    return _construct(spec, model_class, config)
+    if not hub_text:
+        return _construct(spec, model_class, settings)
+    _require_transformers(spec)
+    settings["text_cfg"]["hf_model_pretrained"] = False
+    return fetch_by_name(hub_text, lambda: _construct(spec, model_class, settings))
 
 
 def _construct(spec: BackboneSpec, model_class: Any, config: Mapping[str, Any]) -> Any:
     try:
         return seeded_model(model_class, config, RANDOM_SEED)
-    except (TypeError, KeyError, AssertionError) as error:
-        raise WeightsError(f"The configuration of {spec.name} does not describe an open_clip model: {error}.") from error
+    except MISFITS as error:
+        problem = f"The configuration of {spec.name} does not describe an open_clip model"
+        raise WeightsError(f"{problem}: {_first_line(error)}") from error
 
 
 def _load_weights(model: Any, path: Path) -> None:
-    from safetensors import SafetensorError
-
-    if _is_torchscript(path):
-        _load_torchscript(model, path)
-        return
+    """Load a weight file into ``model``. Of a TorchScript archive only the tensors are taken."""
+    is_torchscript = _is_torchscript(path)
     try:
-        load_checkpoint(model, str(path), strict=True, weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"The weight file {path} is damaged or is no weight file: {_first_line(error)}") from error
-    except (RuntimeError, KeyError, AttributeError, StopIteration, ValueError, TypeError, AssertionError) as error:
-        raise WeightsError(f"The weights in {path} do not fit the architecture: {_first_line(error)}") from error
+        if is_torchscript:
+            state = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+        else:
+            load_checkpoint(model, str(path), strict=True, weights_only=True)
+    except DAMAGED as error:
+        raise WeightsError(f"The weight file {path} is damaged or none: {_first_line(error)}") from error
+    except MISFITS as error:
+        raise _diagnose(path, error) from error
+    if is_torchscript:
+        weights = {name: tensor.float() for name, tensor in state.items() if name not in OPENAI_FACTS}
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise _misfit(path, error) from error
+
+
+def _diagnose(path: Path, error: Exception) -> WeightsError:
+    """Whether reading the file fails already, or only loading it; both raise the same kinds of errors."""
+    try:
+        load_state_dict(str(path), weights_only=True)
+    except Exception as damage:
+        return WeightsError(f"The weight file {path} is damaged or none: {_first_line(damage)}")
+    return _misfit(path, error)
+
+
+def _misfit(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"The weights in {path} do not fit the architecture: {_first_line(error)}")
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -191,19 +225,6 @@ def _is_torchscript(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any("/code/" in name for name in archive.namelist())
-
-
-def _load_torchscript(model: Any, path: Path) -> None:
-    """Take the tensors of a TorchScript archive; nothing of its code is run."""
-    try:
-        state = torch.jit.load(str(path), map_location="cpu").state_dict()
-    except RuntimeError as error:
-        raise WeightsError(f"The weight file {path} is damaged: {_first_line(error)}") from error
-    weights = {k: v.float() for k, v in state.items() if k not in ("input_resolution", "context_length", "vocab_size")}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise WeightsError(f"The weights in {path} do not fit the architecture: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -215,15 +236,21 @@ def _first_line(error: BaseException) -> str:
 def _tokenizer(spec: BackboneSpec, config: Mapping[str, Any]) -> Any:
     text = config["text_cfg"]
     options = dict(text.get("tokenizer_kwargs") or {})
-    context_length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    context_length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
     source = text.get("hf_tokenizer_name")
     if not source:
-        return open_clip.SimpleTokenizer(context_length=context_length, **options)
+        return SimpleTokenizer(context_length=context_length, **options)
     if spec.kind == "local-dir":
         source = str(spec.folder)  # open_clip's rule: the tokenizer's files lie beside the weights
+    _require_transformers(spec)
     if text.get("tokenizer_mode"):
         options["tokenizer_mode"] = text["tokenizer_mode"]
-    return fetch_by_name(source, lambda: open_clip.HFTokenizer(source, context_length=context_length, **options))
+    return fetch_by_name(source, lambda: HFTokenizer(source, context_length=context_length, **options))
+
+
+def _require_transformers(spec: BackboneSpec) -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise WeightsError(f"{spec.name} needs the package 'transformers': install pinikit[hf].")
 
 
 def _preprocess(source: WeightSource) -> dict[str, Any]:
@@ -235,5 +262,3 @@ def _preprocess(source: WeightSource) -> dict[str, Any]:
 def _known_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: config[key] for key in PREPROCESS_KEYS if config.get(key) is not None}
     return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
-
-

@@ -43,7 +43,8 @@ def encode_shared_prefix(blocks: Sequence[Any], prefix: Tensor, suffix: Tensor, 
         prefix_normed, suffix_normed = block.ln_1(prefix), block.ln_1(suffix)
         prefix_q, prefix_k, prefix_v = _project(block.attn, prefix_normed, "qkv")
         suffix_q, suffix_k, suffix_v = _project(block.attn, suffix_normed, "qkv")
-        prefix = _finish(block, prefix, F.scaled_dot_product_attention(prefix_q, prefix_k, prefix_v, is_causal=True))
+        attended_prefix = F.scaled_dot_product_attention(prefix_q, prefix_k, prefix_v, is_causal=True)
+        prefix = _finish(block, prefix, attended_prefix)
         attended = _attend(suffix_q, prefix_k, prefix_v, suffix_k, suffix_v, causal)
         suffix = _finish(block, suffix, attended)
     return _last_block(blocks[-1], prefix, suffix, ends)
@@ -67,12 +68,17 @@ def _at(tokens: Tensor, ends: Tensor) -> Tensor:
 
 
 def _project(attention: Any, tokens: Tensor, wanted: str) -> list[Tensor]:
-    """Queries, keys, values of ``tokens`` [..., N, W] by name ("qkv", "kv", "q"), each [..., heads, N, W/heads]."""
+    """Queries, keys, values of ``tokens`` [..., N, W] by name ("qkv", "kv", "q").
+
+    Each is [..., heads, N, W/heads].
+    """
     width = tokens.shape[-1]
     rows = slice("qkv".index(wanted[0]) * width, ("qkv".index(wanted[-1]) + 1) * width)
     bias = None if attention.in_proj_bias is None else attention.in_proj_bias[rows]
     projected = F.linear(tokens, attention.in_proj_weight[rows], bias)
-    parts = projected.unflatten(-1, (len(wanted), attention.num_heads, -1))  # [..., N, len, heads, W/heads]
+    parts = projected.reshape(
+        *tokens.shape[:-1], len(wanted), attention.num_heads, -1
+    )  # [..., N, len, heads, W/heads]
     return [part.transpose(-2, -3) for part in parts.unbind(-3)]
 
 

@@ -1,4 +1,7 @@
-"""Where a backbone's configuration and weights lie, downloaded if need be. Imports open_clip only to ask it."""
+"""Where a backbone's configuration and weights lie, downloaded if need be.
+
+Imports open_clip only where it has to ask it for a tag.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +95,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read ``open_clip_config.json``: ``model_cfg`` and, where it is there, ``preprocess_cfg``.
 
     Raises:
-        WeightsError: the file is missing, not JSON, or lacks ``model_cfg``.
+        WeightsError: the file is missing, not JSON, or lacks ``model_cfg`` with its two towers.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -100,9 +103,13 @@ def read_config(path: Path) -> dict[str, Any]:
         raise WeightsError(f"The backbone's configuration {path} does not exist.") from error
     except (OSError, ValueError) as error:
         raise WeightsError(f"The backbone's configuration {path} cannot be read: {error}.") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
+    model = config.get("model_cfg") if isinstance(config, dict) else None
+    if not isinstance(model, dict):
         raise WeightsError(f"The backbone's configuration {path} lacks 'model_cfg'.")
-    return config
+    for tower in ("vision_cfg", "text_cfg"):
+        if not isinstance(model.get(tower), dict):
+            raise WeightsError(f"The backbone's configuration {path} lacks '{tower}' in 'model_cfg'.")
+    return dict(config)
 
 
 def _glyph_source() -> WeightSource:
@@ -112,7 +119,7 @@ def _glyph_source() -> WeightSource:
 
 def _folder_source(folder: Path) -> WeightSource:
     weights = find_weights(folder)
-    text = read_config(folder / CONFIG_NAME)["model_cfg"].get("text_cfg", {})
+    text = read_config(folder / CONFIG_NAME)["model_cfg"]["text_cfg"]
     uses_hub_text = bool(text.get("hf_tokenizer_name") or text.get("hf_model_name"))
     extra = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()] if uses_hub_text else []
     return WeightSource(weights, folder / CONFIG_NAME, tuple(extra))
@@ -129,8 +136,8 @@ def _tag_source(spec: BackboneSpec) -> WeightSource:
     tags = list_pretrained_tags_by_model(spec.name)
     if spec.pretrained is None:
         raise ConfigError(
-            f"The architecture {spec.name!r} needs 'pretrained': one of {listing(tags)}, the path of a checkpoint, "
-            f"or {RANDOM!r} (untrained, for tests)."
+            f"The architecture {spec.name!r} needs 'pretrained': one of {listing(tags)}, "
+            f"the path of a checkpoint, or {RANDOM!r} (untrained, for tests)."
         )
     tag = dict(get_pretrained_cfg(spec.name, spec.pretrained))
     if not tag:
@@ -170,7 +177,7 @@ def _from_hub(repository: str, filenames: Iterable[str]) -> Path:
             raise not_downloaded(repository, error) from error
         except EntryNotFoundError:
             continue
-        except Exception as error:  # the hub's library raises many kinds: connection, permission, unknown name
+        except Exception as error:  # connection, permission, unknown name: there are many kinds
             raise not_downloaded(repository, error) from error
     raise WeightsError(f"The repository {repository!r} on the Hugging Face hub has none of {listing(names)}.")
 
@@ -187,7 +194,7 @@ def _from_url(name: str, url: str) -> Path:
 def hub_is_reachable() -> bool:
     """Whether the hub answers, found out in seconds: its own library tries for half a minute."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub.utils._http import get_session
 
     if constants.HF_HUB_OFFLINE:
         return False

@@ -43,9 +43,10 @@ class CausalTextTower(OpenClipTextTower):
         )
         self._owner = owner
         self._pool_type: str = getattr(owner, "text_pool_type", None) or owner.pool_type
-        self._end_id: int | None = getattr(owner, "text_eos_id", getattr(owner, "eos_id", None))
+        self._end_id = int(getattr(owner, "text_eos_id", getattr(owner, "eos_id", -1)))
 
     def encode(self, prompts: Prompts, embedding: PromptEmbedding) -> Tensor:
+        """Text features [C, D], by the shared prefix where there is one."""
         check_embedding(prompts, embedding)
         pooled = self._pooled_positions(prompts)
         if pooled is None:
@@ -55,6 +56,7 @@ class CausalTextTower(OpenClipTextTower):
         return self._encode_truncated(prompts, embedding, pooled)
 
     def encode_arms(self, prompts: Prompts, prefix: Tensor, suffix: Tensor) -> Tensor:
+        """Text features [A, C, D] of A different prefixes, in one pass."""
         pooled = self._pooled_positions(prompts)
         if pooled is None or not self._can_share(prompts, pooled):
             return super().encode_arms(prompts, prefix, suffix)
@@ -73,7 +75,7 @@ class CausalTextTower(OpenClipTextTower):
         prefix = prefix.to(dtype) + positions[:shared]
         suffix = suffix.to(dtype) + positions[shared : shared + suffix.shape[2]]
         ends = pooled.to(suffix.device) - shared
-        return self._project(encode_shared_prefix(self._blocks, prefix, suffix, ends))
+        return self._project(encode_shared_prefix(list(self._blocks), prefix, suffix, ends))
 
     def _encode_truncated(self, prompts: Prompts, embedding: PromptEmbedding, pooled: Tensor) -> Tensor:
         length = int(pooled.max()) + 1
@@ -98,7 +100,7 @@ class CausalTextTower(OpenClipTextTower):
         if self._pool_type == "argmax":
             positions = prompts.tokens.argmax(dim=-1)
         elif self._pool_type == "eos":
-            positions = (prompts.tokens == self._end_id).int().argmax(dim=-1)
+            positions = prompts.tokens.eq(self._end_id).int().argmax(dim=-1)
         else:
             return None
         return positions if bool((positions < torch.tensor(prompts.lengths)).all()) else None

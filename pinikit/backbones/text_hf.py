@@ -23,21 +23,22 @@ class HubTextTower(OpenClipTextTower):
             tokenizer,
             feature_width=feature_width,
         )
-        self._pad_id: int | None = encoder.config.pad_token_id
+        self._pad_id = int(encoder.config.pad_token_id)
 
     def encode(self, prompts: Prompts, embedding: PromptEmbedding) -> Tensor:
+        """Text features [C, D], without the padding that all prompts have."""
         tokens = self._tokens(prompts)
         return self._encode_modules(tokens[:, : self._needed(prompts)], prompts, embedding)
 
     def _needed(self, prompts: Prompts) -> int:
         """The longest prompt, or the whole context where something other than padding follows."""
         longest = max(prompts.lengths)
-        only_padding = bool((prompts.tokens[:, longest:] == self._pad_id).all())
+        only_padding = bool(prompts.tokens[:, longest:].eq(self._pad_id).all())
         return longest if only_padding else prompts.tokens.shape[1]
 
 
 class MaskedMaxPooler(nn.Module):
-    """Maximum over the tokens that are not padding. open_clip's own masks the wrong ones, with the wrong type."""
+    """Maximum over the tokens that are not padding; open_clip's own would mask the others, and fails."""
 
     def forward(self, output: Any, attention_mask: Tensor) -> Tensor:
         """``output.last_hidden_state`` [C, T, W], ``attention_mask`` [C, T] -> [C, W]."""

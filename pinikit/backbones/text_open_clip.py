@@ -38,22 +38,25 @@ class OpenClipTextTower(TextTower):
         self._known_tokens = known_tokens
         self.causal = causal
         self.context_length = tokenizer.context_length
-        self.width = int(token_embedding.weight.shape[1])  # type: ignore[union-attr, index]
+        self.width = int(token_embedding.weight.shape[1])  # type: ignore[index]
         self.stages = {
             "prompt_embedding": StageInfo("prompt_embedding", (self.context_length, self.width)),
             "text_feature": StageInfo("text_feature", (feature_width,)),
         }
 
     def tokenize(self, template: str, class_names: Collection[str]) -> Prompts:
+        """Tokenise ``template`` for every class. See :func:`tokenize_prompts`."""
         return tokenize_prompts(self._tokenizer, template, class_names)
 
     def unknown_tokens(self, prompts: Prompts) -> list[str]:
+        """Tokens of the prompts outside ``known_tokens``, readable, in alphabetical order."""
         if self._known_tokens is None:
             return []
         used = {int(t) for row, n in zip(prompts.tokens, prompts.lengths, strict=True) for t in row[:n]}
         return sorted({self._tokenizer.decode(token) for token in used - self._known_tokens})
 
     def embed(self, prompts: Prompts) -> PromptEmbedding:
+        """Token embeddings [1, P, W] and [C, S, W], without positions."""
         tokens = self._tokens(prompts)
         shared, end = prompts.prefix_length, max(prompts.lengths)
         return PromptEmbedding(
@@ -62,9 +65,11 @@ class OpenClipTextTower(TextTower):
         )
 
     def encode(self, prompts: Prompts, embedding: PromptEmbedding) -> Tensor:
+        """Text features [C, D], as published."""
         return self.encode_plain(prompts, embedding)
 
     def encode_plain(self, prompts: Prompts, embedding: PromptEmbedding) -> Tensor:
+        """Text features [C, D], as published, at the full context length."""
         return self._encode_modules(self._tokens(prompts), prompts, embedding)
 
     def _encode_modules(self, tokens: Tensor, prompts: Prompts, embedding: PromptEmbedding) -> Tensor:

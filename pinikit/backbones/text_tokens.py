@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -55,9 +55,11 @@ class BpeTokenizer(PromptTokenizer):
         self.context_length = context_length
 
     def words(self, text: str) -> list[int]:
+        """Token ids without special tokens."""
         return list(self._tokenizer.encode(text))
 
     def rows(self, texts: Sequence[str]) -> Tensor:
+        """Token ids [C, context_length]."""
         rows = torch.zeros(len(texts), self.context_length, dtype=torch.long)
         start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
         for row, text in zip(rows, texts, strict=True):
@@ -66,9 +68,11 @@ class BpeTokenizer(PromptTokenizer):
         return rows
 
     def length(self, text: str) -> int:
+        """Tokens with special ones, not truncated."""
         return len(self.words(text)) + 2
 
     def decode(self, token: int) -> str:
+        """One token, readable."""
         return str(self._tokenizer.decode([token])).strip()
 
 
@@ -82,18 +86,22 @@ class HubTokenizer(PromptTokenizer):
         self.leading = 1 if self._clips_mode else self._count_leading()
 
     def words(self, text: str) -> list[int]:
+        """Token ids without special tokens."""
         return self._ids(text, special=False)
 
     def rows(self, texts: Sequence[str]) -> Tensor:
+        """Token ids [C, context_length]."""
         rows: Tensor = self._tokenizer(list(texts), context_length=self.context_length)
         return rows.long()
 
     def length(self, text: str) -> int:
+        """Tokens with special ones, not truncated."""
         if self._clips_mode:
             return len(self.words(text)) + 2  # start and end; the class token at the far end is not counted
         return len(self._ids(text, special=True))
 
     def decode(self, token: int) -> str:
+        """One token, readable."""
         return str(self._tokenizer.tokenizer.decode([token])).strip()
 
     def _ids(self, text: str, special: bool) -> list[int]:
@@ -123,14 +131,14 @@ def tokenize_prompts(tokenizer: PromptTokenizer, template: str, class_names: Col
     lengths = tuple(map(tokenizer.length, texts))
     _check_lengths(names, lengths, tokenizer.context_length)
     template_ids = tokenizer.words(before.rstrip())
-    named = [_name_tokens(tokenizer, before, name, text, template_ids) for name, text in zip(names, texts, strict=True)]
+    parts = [(text, f"{before}{name}") for text, name in zip(texts, names, strict=True)]
     return Prompts(
         texts=texts,
         tokens=tokenizer.rows(texts),
         leading=tokenizer.leading,
         template_length=len(template_ids),
         context_length=_context_tokens(tokenizer, before),
-        classname_lengths=tuple(named),
+        classname_lengths=tuple(_name_tokens(tokenizer, *part, template_ids) for part in parts),
         lengths=lengths,
     )
 
@@ -148,7 +156,8 @@ def _clean_names(class_names: Collection[str]) -> list[str]:
 def _split_template(template: str) -> tuple[str, str]:
     if template.count(PLACE) != 1:
         raise ConfigError(
-            f"The template {template!r} needs exactly one {PLACE} for the class name, it has {template.count(PLACE)}."
+            f"The template {template!r} needs exactly one {PLACE} for the class name, "
+            f"it has {template.count(PLACE)}."
         )
     before, after = template.split(PLACE)
     return before, after
@@ -163,15 +172,15 @@ def _check_lengths(names: Sequence[str], lengths: Sequence[int], limit: int) -> 
             )
 
 
-def _name_tokens(tokenizer: PromptTokenizer, before: str, name: str, text: str, template_ids: list[int]) -> int:
-    """Tokens of the class name in ``text``; what merges with the words behind it does not count."""
+def _name_tokens(tokenizer: PromptTokenizer, text: str, until_name: str, template_ids: list[int]) -> int:
+    """Tokens of the class name in ``text``; one that merges with the words behind it does not count."""
     ids = tokenizer.words(text)
     if ids[: len(template_ids)] != template_ids:
         raise ConfigError(
-            f"The template's words run into the class name {name!r}: put a space before {PLACE} "
-            f"(prompt: {text!r})."
+            f"The template's words run into the class name in {text!r}: put a space before {PLACE}."
         )
-    return len(commonprefix([ids, tokenizer.words(before + name)])) - len(template_ids)
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(ids, tokenizer.words(until_name), strict=False))
+    return sum(1 for _ in same) - len(template_ids)
 
 
 def _context_tokens(tokenizer: PromptTokenizer, before: str) -> int:

@@ -43,7 +43,9 @@ def find_weights(folder: Path) -> Path:
         raise WeightsError(f"The backbone's folder {folder} does not exist.")
     found = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
     if not found:
-        raise WeightsError(f"The backbone's folder {folder} holds no weights (looked for *{', *'.join(WEIGHT_SUFFIXES)}).")
+        raise WeightsError(
+            f"The backbone's folder {folder} holds no weights (*{', *'.join(WEIGHT_SUFFIXES)})."
+        )
     return min(found, key=_rank)
 
 

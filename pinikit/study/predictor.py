@@ -35,7 +35,7 @@ class LoadedPredictor:
         self._precision: str = config["precision"]
         self._device = torch_device(resolve_device(device))
         self._seed: int = config["seed"]
-        backbone = load_backbone(BackboneSpec(**config["backbone"]), device=self._device)
+        backbone = load_backbone(BackboneSpec(**config["backbone"])).to(self._device)
         prompts = backbone.text.tokenize(checkpoint.template, self.class_names)
         method: Method = create("method", config["method"], "run.method")
         self._predictor = method.restore(backbone, prompts, checkpoint.state)

@@ -69,7 +69,7 @@ class Workshop:
         """
         key = (run.backbone, run.config["device"])
         if key not in self.backbones:
-            self.backbones[key] = load_backbone(run.backbone, device=torch_device(run.config["device"]))
+            self.backbones[key] = load_backbone(run.backbone).to(torch_device(run.config["device"]))
         return self.backbones[key]
 
     def prompts_of(self, run: Run) -> Prompts:

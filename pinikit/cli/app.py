@@ -1,0 +1,129 @@
+"""The commands. What a command needs is imported when it runs, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pinikit import __version__
+from pinikit.errors import PinikitError
+
+INTERRUPTED = 130
+
+
+class Guarded(TyperGroup):
+    """Turns the errors that a user can cause into one message and an exit code; others keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command.
+
+        Raises:
+            typer.Exit: with the exit code of the error that was shown.
+        """
+        try:
+            return super().invoke(ctx)
+        except PinikitError as error:
+            typer.echo(f"pinikit: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("pinikit: interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    name="pinikit",
+    cls=Guarded,
+    help="Ablations of learned noise in frozen vision-language models: modular, honest, fast.",
+    epilog="Exit codes: 0 done, 1 some runs failed, 2 usage or configuration, 3 data or weights, 4 plug-in, "
+    "130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of the result store.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pinikit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Ablations of learned noise in frozen vision-language models: modular, honest, fast."""
+
+
+@app.command()
+def run(
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A study file, or the name of a shipped study (injection_sites).")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it, e.g. run.data.shots=16 'seeds=[1,2]'."),
+    ] = None,
+    arms: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="Arms to take, e.g. 'pini*,text_*'; the baseline is always taken."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and show arms, runs and costs; train nothing.")
+    ] = False,
+    runs: Runs = Path("runs"),
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
+) -> None:
+    """Run what is not finished yet of a study and compare its arms."""
+    from pinikit.cli import running
+
+    if dry_run:
+        running.show_plan(study, overrides or [], arms=arms, runs=runs, quiet=quiet)
+    else:
+        raise typer.Exit(running.run(study, overrides or [], arms=arms, runs=runs, quiet=quiet))
+
+
+@app.command("list")
+def list_components(
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="site, noise, injector, …; all if left out.")] = None,
+) -> None:
+    """List the components that studies can name, with one line each and where they come from."""
+    from pinikit.cli import catalogue
+
+    catalogue.show_list(kind)
+
+
+@app.command()
+def show(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="The component's kind, e.g. noise.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name or a synonym, e.g. gaussian.")],
+) -> None:
+    """Explain a component: parameters with types, defaults and search ranges, paper, and how a study names it."""
+    from pinikit.cli import catalogue
+
+    catalogue.show_component(kind, name)
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or the first digits of its identity.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures to classify.")],
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="How many classes to show.")] = 5,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Classify pictures with a finished run."""
+    from pinikit import api
+
+    for image, classes in zip(images, api.predict(run, images, runs=runs, top=top), strict=True):
+        typer.echo(image)
+        for label, probability in classes:
+            typer.echo(f"  {100 * probability:6.2f} %  {label}")

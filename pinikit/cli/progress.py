@@ -1,0 +1,211 @@
+"""How a study's progress is shown: two bars in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
+from rich.text import Text
+
+from pinikit.api import Reporter
+from pinikit.reporting.text import duration, plural
+from pinikit.study.statistics import headline
+from pinikit.study.store import StoredResult
+from pinikit.study.study import Run, Study
+
+LINE_SECONDS = 5.0
+"""At most one line in this time says how far a run is."""
+
+
+class ShownReporter(Reporter):
+    """A reporter that the command line opens and closes, and that remembers how much there was to do."""
+
+    def __init__(self) -> None:
+        self.todo: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+    def study_started(self, study: Study, todo: int, finished: int) -> None:
+        """Remember ``todo``."""
+        self.todo = todo
+
+
+class LineReporter(ShownReporter):
+    """One plain line when a run starts and ends, and now and then one between."""
+
+    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._write, self._clock = write, clock
+        self._who = ""
+        self._last = self._begun = clock()
+
+    def study_started(self, study: Study, todo: int, finished: int) -> None:
+        """One line."""
+        super().study_started(study, todo, finished)
+        self._write(f"study {study.name}: {plural(todo, 'run')} to do, {finished} finished before")
+
+    def message(self, text: str) -> None:
+        """One line."""
+        self._write(f"note: {text}")
+
+    def run_started(self, run: Run, index: int, total: int) -> None:
+        """One line."""
+        self._who = f"[{index}/{total}] {run.arm}, seed {run.seed}"
+        self._last = self._begun = self._clock()
+        self._write(f"{self._who}: started")
+
+    def encoding(self, done: int, total: int) -> None:
+        """A line if the last one is long ago."""
+        self._now_and_then(lambda: f"encoding, {done} of {total} pictures")
+
+    def training(self, epoch: int, epochs: int, **values: float) -> None:
+        """A line if the last one is long ago."""
+        self._now_and_then(lambda: ", ".join([f"training, epoch {epoch} of {epochs}", *_values(values)]))
+
+    def evaluating(self, done: int, total: int) -> None:
+        """A line if the last one is long ago."""
+        self._now_and_then(lambda: f"evaluating, draw {done} of {total}")
+
+    def run_finished(self, run: Run, result: StoredResult) -> None:
+        """One line with accuracy and time, or the error."""
+        self._write(f"{self._who}: {_outcome(result)} in {duration(self._clock() - self._begun)}")
+
+    def _now_and_then(self, text: Callable[[], str]) -> None:
+        if self._clock() - self._last >= LINE_SECONDS:
+            self._last = self._clock()
+            self._write(f"{self._who}: {text()}")
+
+
+class BarReporter(ShownReporter):
+    """A bar for the study and one for the current run; they vanish at the end."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        narrow = console.width < 100
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False, table_column=_cell(18 if narrow else 30)),
+            BarColumn(bar_width=12 if narrow else 28),
+            TextColumn("{task.fields[count]}", markup=False, table_column=_cell(None)),
+            _Detail(table_column=_cell(None)),
+            console=console,
+            transient=True,
+            expand=False,
+        )
+        self._study: TaskID | None = None
+        self._run = self._bars.add_task("preparing", total=None, count="", detail=lambda: "")
+        self._phase, self._first, self._since = "", 0, 0.0
+        self._done, self._begun, self._last = 0, 0.0, ""
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def close(self) -> None:
+        """Take the bars away."""
+        self._bars.stop()
+
+    def study_started(self, study: Study, todo: int, finished: int) -> None:
+        """Show the study's bar above the run's."""
+        super().study_started(study, todo, finished)
+        self._begun = time.monotonic()
+        self._bars.remove_task(self._run)
+        self._study = self._bars.add_task(study.name, total=todo, count="", detail=self._study_detail)
+        self._run = self._bars.add_task("", total=None, count="", detail=lambda: "")
+        self._count()
+
+    def message(self, text: str) -> None:
+        """A line above the bars."""
+        self._bars.console.print(f"note: {text}", soft_wrap=True)
+
+    def run_started(self, run: Run, index: int, total: int) -> None:
+        """Begin the run's bar anew."""
+        self._phase = ""
+        name = f"{run.arm}, seed {run.seed}"
+        self._bars.reset(self._run, total=None, description=name, count="", detail=lambda: "starting")
+
+    def encoding(self, done: int, total: int) -> None:
+        """Pictures, with their rate."""
+        self._step("encoding", done, total, "pictures/s")
+
+    def training(self, epoch: int, epochs: int, **values: float) -> None:
+        """Epochs, with their rate, the loss and the training accuracy."""
+        self._step("training", epoch, epochs, "epochs/s", *_values(values))
+        if self._study is not None:
+            self._bars.update(self._study, completed=self._done + epoch / (epochs + 1))
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Draws, with their rate."""
+        self._step("evaluating", done, total, "draws/s")
+
+    def run_finished(self, run: Run, result: StoredResult) -> None:
+        """Count it; a failure stays as a line above the bars."""
+        self._done += 1
+        self._last = f"{run.arm} {_outcome(result, short=True)}"
+        if not result.finished:
+            self._bars.console.print(f"{run.arm}, seed {run.seed}: {_outcome(result)}", soft_wrap=True)
+        self._count()
+
+    def _count(self) -> None:
+        if self._study is not None:
+            self._bars.update(self._study, completed=self._done, count=f"{self._done}/{self.todo} runs")
+
+    def _step(self, phase: str, done: int, total: int, unit: str, *values: str) -> None:
+        now = time.monotonic()
+        if phase != self._phase or done < self._first:
+            self._phase, self._first, self._since = phase, done, now
+        passed = now - self._since
+        rate = [f"{(done - self._first) / passed:.3g} {unit}"] if done > self._first and passed > 0 else []
+        text = ", ".join([*rate, *values])
+        self._bars.update(
+            self._run, total=total, completed=done, count=f"{phase} {done}/{total}", detail=lambda: text
+        )
+
+    def _study_detail(self) -> str:
+        """Time passed and left, and how the last run ended."""
+        passed = time.monotonic() - self._begun
+        done = self._bars.tasks[0].completed
+        parts = [duration(passed)]
+        if done and self.todo and passed > 1:
+            parts.append(f"{duration(passed * (self.todo - done) / done)} left")
+        return ", ".join([*parts, self._last] if self._last else parts)
+
+
+class _Detail(ProgressColumn):
+    """What the task's ``detail`` says at the moment."""
+
+    max_refresh = None
+
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields["detail"]()))
+
+
+def _cell(width: int | None) -> Column:
+    return Column(no_wrap=True, overflow="ellipsis", max_width=width)
+
+
+def _values(values: dict[str, Any]) -> list[str]:
+    """Loss and training accuracy in words."""
+    words = []
+    for name, value in values.items():
+        words.append(f"train {value:.1f} %" if name == "accuracy" else f"{name} {value:.3g}")
+    return words
+
+
+def _outcome(result: StoredResult, *, short: bool = False) -> str:
+    if not result.finished:
+        return "failed" if short else f"failed: {' '.join(result.error.split())}"
+    return f"{headline(result):.2f} %"

@@ -1,0 +1,157 @@
+"""What an arm is: its settings as short texts, and those in which it differs. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, get_args, get_origin
+
+from pinikit.config.checking import Checker, Slot, slots_of
+from pinikit.config.schema import InjectionConfig, LossConfig, RunConfig
+from pinikit.plugin import registry
+
+if TYPE_CHECKING:
+    from pinikit.study.study import Study
+
+LEFT_OUT = frozenset({"seed", "threads", "device"})
+"""Keys of a run that a seed or the machine decides."""
+
+_INJECTION = slots_of(InjectionConfig)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key's value as text, and whether it is the default."""
+
+    text: str
+    default: bool
+
+
+Settings = Mapping[str, Setting]
+"""By key path, relative to ``run``."""
+
+
+class ArmSettings:
+    """The settings of a study's arms, parted into those that arms share and those that make them differ."""
+
+    def __init__(self, study: Study) -> None:
+        self._baseline = study.baseline
+        checker = Checker(registry())
+        self._arms = {arm: dict(_settings(config, checker)) for arm, config in study.arms.items()}
+        self._methods = {arm: str(config["method"]["name"]) for arm, config in study.arms.items()}
+
+    def changes(self, arm: str) -> dict[str, str]:
+        """Where an arm differs from the baseline; without one, or for the baseline, from the shared settings."""
+        own = self._arms[arm]
+        reference = self._arms.get(self._baseline or "", {}) if arm != self._baseline else {}
+        changed = {key: item.text for key, item in own.items() if self._tells(key, item, arm, reference)}
+        if arm == self._baseline:
+            changed = {"method": self._methods[arm], **changed}
+        elif self._methods[arm] == self._methods.get(self._baseline or ""):
+            gone = {key: "none" for key, item in reference.items() if key not in own and not item.default}
+            changed |= gone
+        return changed
+
+    @cached_property
+    def shared(self) -> dict[str, str]:
+        """Settings that are equal in all arms, or in all arms of the method that has them."""
+        found = {}
+        for arm, own in self._arms.items():
+            for key, item in own.items():
+                if self._is_shared(key, item, arm):
+                    name = key if not key.startswith("method.") else f"{self._methods[arm]}: {key}"
+                    found[name] = item.text
+        said = {key: text for key, text in found.items() if text != "null"}
+        return dict(sorted(said.items(), key=lambda pair: ": " in pair[0]))
+
+    def _tells(self, key: str, item: Setting, arm: str, reference: Settings) -> bool:
+        if key in reference:
+            return reference[key].text != item.text
+        return not self._is_shared(key, item, arm)
+
+    def _is_shared(self, key: str, item: Setting, arm: str) -> bool:
+        """Whether all comparable arms agree; a setting that only one arm can have is shared if it is a default."""
+        group = self._comparable(key, arm)
+        agree = all(key in own and own[key].text == item.text for own in group)
+        return agree and (item.default or len(group) > 1)
+
+    def _comparable(self, key: str, arm: str) -> list[Settings]:
+        """Arms of the same method for a method's own setting, else all arms."""
+        if not key.startswith("method."):
+            return list(self._arms.values())
+        return [own for name, own in self._arms.items() if self._methods[name] == self._methods[arm]]
+
+
+def change_text(changes: Mapping[str, str]) -> str:
+    """Changes as one line; keys of the method lose the ``method.`` in front."""
+    return "; ".join(f"{key.removeprefix('method.')}: {text}" for key, text in changes.items())
+
+
+def _settings(config: Mapping[str, Any], checker: Checker) -> Iterator[tuple[str, Setting]]:
+    slots = slots_of(RunConfig)
+    for key in sorted(slots, key=lambda key: key != "method"):
+        if key in config and key not in LEFT_OUT:
+            yield from _walk(config[key], slots[key], key, checker)
+
+
+def _walk(value: Any, slot: Slot, path: str, checker: Checker) -> Iterator[tuple[str, Setting]]:
+    """Leaves of a configuration: plain values, injections and losses."""
+    if slot.type is InjectionConfig:
+        yield path, Setting(injection_text(value, checker), False)
+    elif slot.type is LossConfig:
+        loss = slots_of(LossConfig)["loss"]
+        yield path, Setting(component_text(value, "loss", checker, loss.extras), False)
+    elif slot.component is not None:
+        yield path, Setting(value["name"], False)
+        inner = checker.component_slots(slot.component, value["name"], slot.extras)
+        for key, item in value.items():
+            if key != "name":
+                yield from _walk(item, inner[key], f"{path}.{key}", checker)
+    elif dataclasses.is_dataclass(slot.type) and isinstance(slot.type, type):
+        for key, inner_slot in slots_of(slot.type).items():
+            yield from _walk(value[key], inner_slot, f"{path}.{key}", checker)
+    elif get_origin(slot.type) in (dict, Mapping) and get_args(slot.type)[1] in (InjectionConfig, LossConfig):
+        for label, item in value.items():
+            yield from _walk(item, Slot(get_args(slot.type)[1]), f"{path}.{label}", checker)
+    else:
+        yield path, Setting(value_text(value), value == slot.default)
+
+
+def injection_text(config: Mapping[str, Any], checker: Checker) -> str:
+    """``gaussian(std=sign_free) from free at prompt_template``, and what else is no default."""
+    parts = {key: component_text(config[key], key, checker) for key in ("site", "injector", "noise", "combine")}
+    text = f"{parts['noise']} from {parts['injector']} at {parts['site']}"
+    if config["combine"]["name"] != _INJECTION["combine"].default.get("name"):
+        text += f", {parts['combine']}"
+    if config["share"] != _INJECTION["share"].default:
+        text += f", one draw per {config['share']}"
+    return text
+
+
+def component_text(config: Mapping[str, Any], kind: str, checker: Checker, extras: type | None = None) -> str:
+    """``name`` or ``name(parameter=value)`` with the parameters that are no defaults; ``image_block.3`` for sites."""
+    slots = checker.component_slots(kind, config["name"], extras)
+    given = {
+        key: value_text(value) for key, value in config.items() if key != "name" and value != slots[key].default
+    }
+    if kind == "site" and len(given) == 1:
+        return f"{config['name']}.{next(iter(given.values()))}"
+    words = ", ".join(f"{key}={value}" for key, value in given.items())
+    return f"{config['name']}({words})" if words else str(config["name"])
+
+
+def value_text(value: Any) -> str:
+    """A plain value as YAML says it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(value_text, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {value_text(item)}" for key, item in value.items()) + "}"
+    return str(value)

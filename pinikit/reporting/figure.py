@@ -1,0 +1,380 @@
+"""The study's one figure: test accuracy by arm, with intervals, seeds and differences to the baseline."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import textwrap
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pinikit.reporting.text import plural, plus_minus, signed_interval
+from pinikit.study.statistics import ArmSummary, arm_summaries, finished_seeds, headline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from pinikit.api import StudyResult
+
+INK, FAINT, GRID, BAND = "#1b1b1b", "#5c5c5c", "#d9d9d9", "#f5f5f3"
+UNTRAINED = ("#6b6b6b", "o")
+"""Colour and marker of arms that train nothing."""
+
+STYLES = (
+    ("#0072b2", "s"),
+    ("#d55e00", "D"),
+    ("#009e73", "^"),
+    ("#cc79a7", "v"),
+    ("#e69f00", "P"),
+    ("#56b4e9", "X"),
+    ("#000000", "h"),
+)
+"""Colours of Okabe and Ito (2008), told apart by all kinds of colour vision, each with a marker of its own."""
+
+WIDTH, HEIGHT = 12.8, 7.2
+"""Inches: a slide of 1280 × 720 at 100 dots an inch. More than ``ROWS`` arms make it higher."""
+ROWS, ROW_HEIGHT = 14, 0.38
+TOP, BOTTOM, EDGE = 1.52, 1.32, 0.35
+"""Inches above, below and beside the plot."""
+DPI = 150
+SEED_OFFSET = 0.14
+"""Seeds lie this far below their mean, in inches."""
+GAP = 0.42
+"""Between the plot and the columns of numbers, and between these, in inches."""
+LONGEST_NAME = 26
+
+SETTINGS = {
+    "font.family": "DejaVu Sans",
+    "svg.hashsalt": "pinikit",
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "xtick.color": FAINT,
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm's numbers and its looks."""
+
+    summary: ArmSummary
+    seeds: tuple[float, ...]
+    """Accuracy of each finished seed."""
+    cost: str
+    colour: str
+    marker: str
+    best: bool
+
+
+def accuracy_figure(result: StudyResult) -> tuple[bytes, bytes]:
+    """The figure as PNG and SVG; equal results give equal bytes."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        mpl.rcdefaults()
+        mpl.rcParams.update(SETTINGS)
+        rows = make_rows(result)
+        figure = Figure(figsize=(WIDTH, _height(len(rows))), facecolor="white")
+        FigureCanvasAgg(figure)
+        _draw(figure, result, rows)
+        return _render(figure, "png", {"Software": None}), _render(figure, "svg", {"Date": None})
+
+
+def make_rows(result: StudyResult) -> list[Row]:
+    """The study's arms in their order, each cost class with a colour and a marker."""
+    summaries = arm_summaries(result.study, result.results)
+    looks = _styles(summaries)
+    highest = max((row.accuracy for row in summaries if row.seeds), default=math.nan)
+    rows = []
+    for summary in summaries:
+        cost = cost_group(summary.cost_class)
+        seeds = tuple(headline(item) for item in finished_seeds(result.results, summary.arm).values())
+        rows.append(Row(summary, seeds, cost, *looks[cost], summary.accuracy == highest))
+    return rows
+
+
+def cost_group(cost_class: str) -> str:
+    """The cost class without the stage at which it begins: ``image tower from pixels`` is ``image tower``."""
+    return re.sub(r" from \S+", "", cost_class)
+
+
+def _styles(summaries: Sequence[ArmSummary]) -> dict[str, tuple[str, str]]:
+    styles = {}
+    free = 0
+    for row in summaries:
+        group = cost_group(row.cost_class)
+        if group in styles:
+            continue
+        if row.trainable_parameters == 0 or not row.seeds:
+            styles[group] = UNTRAINED
+        else:
+            styles[group] = STYLES[free % len(STYLES)]
+            free += 1
+    return styles
+
+
+def _height(rows: int) -> float:
+    return HEIGHT + max(rows - ROWS, 0) * ROW_HEIGHT
+
+
+def _render(figure: Figure, kind: str, metadata: dict[str, Any]) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format=kind, dpi=DPI, metadata=metadata)
+    return stream.getvalue()
+
+
+def _draw(figure: Figure, result: StudyResult, rows: Sequence[Row]) -> None:
+    baseline = result.study.baseline
+    size = 14.5 if len(rows) <= 12 else 13.0
+    height = figure.get_figheight()
+    columns = _columns(rows, baseline)
+    names = [_shortened(row.summary.arm) for row in rows]
+    left = EDGE + _widest(names, size) + 0.2
+    widths = [_widest([title, *texts], size - 1.5) + GAP for title, texts in columns]
+    right = WIDTH - EDGE - sum(widths)
+    axes = figure.add_axes(
+        (left / WIDTH, BOTTOM / height, (right - left) / WIDTH, (height - TOP - BOTTOM) / height)
+    )
+    offset = SEED_OFFSET / (height - TOP - BOTTOM) * len(rows)
+    _frame(axes, rows)
+    _baseline_line(axes, rows, baseline, size - 2)
+    for index, row in enumerate(rows):
+        _draw_row(axes, index, row, offset)
+        axes.annotate(
+            names[index],
+            (0, index),
+            (-10, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=size,
+            fontweight="bold" if row.best else "normal",
+        )
+    _draw_columns(axes, columns, widths, (right - left), rows, size - 1.5)
+    _titles(figure, result, height)
+    _legend(figure, rows, height)
+
+
+def _columns(rows: Sequence[Row], baseline: str | None) -> list[tuple[str, list[str]]]:
+    """Titles and texts at the right of the plot."""
+    accuracies = [plus_minus(row.summary.accuracy, row.summary.accuracy_interval, 1) for row in rows]
+    columns = [("accuracy %", accuracies)]
+    if baseline is not None:
+        gains = [
+            "baseline"
+            if row.summary.arm == baseline
+            else signed_interval(row.summary.difference, row.summary.difference_low, row.summary.difference_high, 1)
+            for row in rows
+        ]
+        columns.append((f"Δ to {_shortened(baseline)}", gains))
+    return columns
+
+
+def _frame(axes: Axes, rows: Sequence[Row]) -> None:
+    """Bands behind every second row across the whole figure, grid, limits."""
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(*limits(rows))
+    axes.set_yticks([])
+    axes.tick_params(axis="x", labelsize=13, length=0, pad=6)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.patch.set_visible(False)
+    for side in ("top", "left", "right"):
+        axes.spines[side].set_visible(False)
+    box = axes.get_position()
+    edge = EDGE * 0.6 / WIDTH
+    low, high = (edge - box.x0) / box.width, (1 - edge - box.x0) / box.width
+    for index in range(0, len(rows), 2):
+        axes.axhspan(index - 0.5, index + 0.5, low, high, color=BAND, zorder=-2, clip_on=False, linewidth=0)
+    axes.set_xlabel("test accuracy (%), last epoch, noise at its mean", fontsize=13, color=FAINT, labelpad=7)
+
+
+def limits(rows: Sequence[Row]) -> tuple[float, float]:
+    """Of the accuracy axis: all seeds, and intervals as far as they do not dwarf them."""
+    seeds = [value for row in rows for value in row.seeds]
+    if not seeds:
+        return 0.0, 100.0
+    low, high = min(seeds), max(seeds)
+    room = max(0.6 * (high - low), 4.0)
+    ends = [
+        end
+        for row in rows
+        if not math.isnan(row.summary.accuracy_interval)
+        for end in (
+            row.summary.accuracy - row.summary.accuracy_interval,
+            row.summary.accuracy + row.summary.accuracy_interval,
+        )
+    ]
+    first = max(min([low, *ends]), low - room, 0.0)
+    last = min(max([high, *ends]), high + room, 100.0)
+    margin = max(0.04 * (last - first), 0.5)
+    return first - margin, last + margin
+
+
+def _baseline_line(axes: Axes, rows: Sequence[Row], baseline: str | None, size: float) -> None:
+    row = next((row for row in rows if row.summary.arm == baseline and row.seeds), None)
+    if row is None:
+        return
+    at = row.summary.accuracy
+    axes.axvline(at, color=INK, linewidth=1.3, linestyle=(0, (4, 3)), zorder=1)
+    low, high = axes.get_xlim()
+    side = "left" if at < low + 0.2 * (high - low) else "right" if at > high - 0.2 * (high - low) else "center"
+    axes.annotate(
+        f"{_shortened(row.summary.arm)} {at:.1f}",
+        (at, -0.5),
+        (0, 9),
+        textcoords="offset points",
+        ha=side,
+        va="center",
+        fontsize=size,
+        color=FAINT,
+        annotation_clip=False,
+    )
+
+
+def _draw_row(axes: Axes, index: int, row: Row, offset: float) -> None:
+    """Interval and mean a little above the row's middle, the seeds below."""
+    if not row.seeds:
+        centre = sum(axes.get_xlim()) / 2
+        text = "every run failed" if row.summary.failed else "no run"
+        axes.text(centre, index, text, ha="center", va="center", fontsize=12, color=FAINT, style="italic")
+        return
+    mean, interval = row.summary.accuracy, row.summary.accuracy_interval
+    several = len(row.seeds) > 1
+    middle = index - several * offset / 3
+    if not math.isnan(interval) and interval > 0:
+        axes.plot(
+            [mean - interval, mean + interval],
+            [middle] * 2,
+            color=row.colour,
+            linewidth=3.2,
+            alpha=0.75,
+            solid_capstyle="round",
+            zorder=3,
+        )
+    axes.plot(
+        [mean],
+        [middle],
+        marker=row.marker,
+        markersize=11,
+        color=row.colour,
+        markeredgecolor="white",
+        markeredgewidth=1.2,
+        zorder=5,
+    )
+    axes.plot(
+        row.seeds if several else [],
+        [middle + offset] * (len(row.seeds) if several else 0),
+        linestyle="none",
+        marker="o",
+        markersize=4.8,
+        color=row.colour,
+        markeredgewidth=0,
+        alpha=0.7,
+        zorder=4,
+    )
+
+
+def _draw_columns(
+    axes: Axes,
+    columns: Sequence[tuple[str, list[str]]],
+    widths: Sequence[float],
+    plot_width: float,
+    rows: Sequence[Row],
+    size: float,
+) -> None:
+    edge = plot_width
+    for (title, texts), width in zip(columns, widths, strict=True):
+        edge += width
+        place = edge / plot_width
+        _right_text(axes, place, -0.5, title, size=size - 0.5, colour=FAINT, lift=9)
+        for index, text in enumerate(texts):
+            weight = "bold" if rows[index].best else "normal"
+            quiet = FAINT if text == "baseline" else INK
+            _right_text(axes, place, index, text, size=size, colour=quiet, weight=weight)
+
+
+def _right_text(
+    axes: Axes, x: float, y: float, text: str, *, size: float, colour: str, weight: str = "normal", lift: float = 0
+) -> None:
+    axes.annotate(
+        text,
+        (x, y),
+        (0, lift),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        fontsize=size,
+        fontweight=weight,
+        color=colour,
+        annotation_clip=False,
+    )
+
+
+def _titles(figure: Figure, result: StudyResult, height: float) -> None:
+    title = textwrap.shorten(result.study.question or result.study.name, 78, placeholder=" …")
+    size = 22 if len(title) <= 60 else 18
+    left = EDGE / WIDTH
+    figure.text(left, 1 - 0.38 / height, title, fontsize=size, fontweight="bold", ha="left", va="top")
+    figure.text(left, 1 - 0.86 / height, _subtitle(result), fontsize=13, color=FAINT, ha="left", va="top")
+
+
+def _subtitle(result: StudyResult) -> str:
+    """Task, backbone and seeds; long lists are cut."""
+    runs = result.study.runs
+    tasks = dict.fromkeys(f"{run.manifest.dataset}, {plural(run.manifest.shots, 'shot')}" for run in runs)
+    models = dict.fromkeys(str(run.config["backbone"]["name"]).rpartition("/")[2] for run in runs)
+    parts = [", ".join(tasks), ", ".join(models), plural(len(result.study.seeds), "seed")]
+    return textwrap.shorten("   ·   ".join(parts), 110, placeholder=" …")
+
+
+def _legend(figure: Figure, rows: Sequence[Row], height: float) -> None:
+    """What the marks mean, then what each colour stands for."""
+    from matplotlib.lines import Line2D
+
+    costs = {row.cost: (row.colour, row.marker) for row in rows if row.seeds}
+    marks = [
+        Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=9.5, label=cost)
+        for cost, (colour, marker) in costs.items()
+    ]
+    reading = [
+        Line2D([], [], marker="o", linewidth=3, markersize=9, markeredgecolor="white", label="mean, 95 % interval"),
+        Line2D([], [], marker="o", linestyle="none", markersize=4.5, label="single seeds"),
+    ]
+    for line in reading:
+        line.set_color(FAINT)
+    box = {"frameon": False, "fontsize": 12.5, "handletextpad": 0.5, "columnspacing": 1.5, "borderaxespad": 0.0}
+    left = (EDGE - 0.06) / WIDTH
+    if marks:
+        title = "Cost class: what each training step crosses"
+        figure.text(EDGE / WIDTH, 0.52 / height, title, fontsize=12.5, color=FAINT, ha="left", va="center")
+        figure.legend(handles=marks, loc="center left", bbox_to_anchor=(left, 0.24 / height), ncols=len(marks), **box)
+    anchor = (1 - EDGE / WIDTH, 0.52 / height)
+    figure.legend(handles=reading, loc="center right", bbox_to_anchor=anchor, ncols=2, **box)
+
+
+def _shortened(name: str) -> str:
+    """A long name without its middle."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    keep = LONGEST_NAME // 2
+    return f"{name[: keep - 1]}…{name[-keep:]}"
+
+
+def _widest(texts: Sequence[str], size: float) -> float:
+    """Width of the widest text in bold, in inches."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    font = FontProperties(family="DejaVu Sans", size=size, weight="bold")
+    widths = [float(TextPath((0, 0), text, prop=font).get_extents().width) for text in texts if text.strip()]
+    return max(widths, default=0.0) / 72
