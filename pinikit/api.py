@@ -132,7 +132,9 @@ def run_study(
     store.prepare()
     results = _finished(study, store, reporter)
     todo = [run for run in study.runs if (run.arm, run.seed) not in results]
-    plugins().notify("pinikit_study_started", study=study.name, folder=store.study_folder(study.name), runs=len(todo))
+    plugins().notify(
+        "pinikit_study_started", study=study.name, folder=store.study_folder(study.name), runs=len(todo)
+    )
     for note in study.notes:
         reporter.message(note)
     if todo:
@@ -198,7 +200,9 @@ def _finished(study: Study, store: Store, reporter: Reporter) -> dict[tuple[str,
     found = {}
     for run in study.runs:
         if damage := store.damage(run.id):
-            reporter.message(f"run {run.id} (arm {run.arm}, seed {run.seed}) is damaged and will be run again: {damage}")
+            reporter.message(
+                f"run {run.id} (arm {run.arm}, seed {run.seed}) is damaged and will be run again: {damage}"
+            )
         elif (result := _stored(store, run.id)) is not None:
             found[run.arm, run.seed] = result
     return found
@@ -223,7 +227,9 @@ def _check(study: Study, runs: list[Run], workshop: Workshop) -> dict[str, Footp
     return footprints
 
 
-def _train(study: Study, todo: list[Run], store: Store, reporter: Reporter) -> dict[tuple[str, int], StoredResult]:
+def _train(
+    study: Study, todo: list[Run], store: Store, reporter: Reporter
+) -> dict[tuple[str, int], StoredResult]:
     from pinikit.study.run import Workshop, execute
 
     workshop = Workshop()

@@ -81,7 +81,9 @@ class Plugins:
             try:
                 implementation.function(**accepted)
             except Exception as error:
-                warnings.warn(f"plug-in {implementation.plugin_name!r}: {hook} raised {error!r}", stacklevel=2)
+                warnings.warn(
+                    f"plug-in {implementation.plugin_name!r}: {hook} raised {error!r}", stacklevel=2
+                )
 
     def _add_entry_point(self, point: EntryPoint) -> None:
         version = point.dist.version if point.dist else ""

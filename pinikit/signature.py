@@ -38,7 +38,9 @@ class Range:
         options = dict(self.options)
         if self.distribution == "CategoricalDistribution":
             return " | ".join(map(str, self.arguments[0]))
-        low, high = (options.get(key, value) for key, value in zip(("low", "high"), self.arguments, strict=False))
+        low, high = (
+            options.get(key, value) for key, value in zip(("low", "high"), self.arguments, strict=False)
+        )
         return f"{low:g} … {high:g}" + (" (log)" if options.get("log") else "")
 
 
@@ -74,7 +76,9 @@ def describe(kind: Any) -> str:
         return " | ".join(repr(value) for value in get_args(kind))
     if get_args(kind) and "Union" in str(get_origin(kind)) + type(kind).__name__:
         return " | ".join(describe(option) for option in get_args(kind))
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
+    return (
+        kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
+    )
 
 
 @cache
@@ -118,7 +122,9 @@ def class_attributes(node: ast.ClassDef) -> dict[str, Any]:
     """Literal class attributes, e.g. ``name``, ``synonyms``, ``version``."""
     found = {}
     for statement in node.body:
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+        target = (
+            statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+        )
         value = getattr(statement, "value", None)
         if isinstance(target, ast.Name) and isinstance(value, ast.expr):
             try:
@@ -160,7 +166,10 @@ def _read_parameters(init: ast.FunctionDef, constants: Mapping[str, Any]) -> dic
     positional = (arguments.posonlyargs + arguments.args)[1:]
     defaults: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults))
     defaults += arguments.defaults
-    pairs = [*zip(positional, defaults, strict=True), *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
+    pairs = [
+        *zip(positional, defaults, strict=True),
+        *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
+    ]
     return {argument.arg: _read_parameter(argument, default, constants) for argument, default in pairs}
 
 

@@ -42,7 +42,7 @@ class GoldenCase:
     rtol: float
     atol: float
     groups: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """Whatever else a case has: ``weights`` of a fixed network, ``param`` (trainable, with gradient), ``after_step``."""
+    """What else a case has: ``weights`` (fixed), ``param`` (trainable, with gradient), ``after_step``."""
 
     def __str__(self) -> str:
         return f"{self.component}-{self.index}"

@@ -144,7 +144,7 @@ def pictures(
 
 
 def golden_backbone(weights: Mapping[str, torch.Tensor]) -> Backbone:
-    """The tiny OpenAI CLIP of the reference numbers, in float64, from the ``weights`` of a ``pini_full`` case."""
+    """The tiny OpenAI CLIP of the reference numbers, in float64: ``weights`` of a ``pini_full`` case."""
     state = {name: tensor.float() for name, tensor in weights.items()}
     ids, rows = state.pop("token_ids").long(), state.pop("token_rows")
     state["token_embedding.weight"] = torch.zeros(49408, rows.shape[1])

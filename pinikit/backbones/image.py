@@ -19,7 +19,7 @@ from pinikit.backbones.image_vit import VitTower
 
 def image_tower(visual: Any) -> ImageTower:
     """The stages of ``model.visual``: by its family where that is known, otherwise through hooks."""
-    if type(visual) is VisionTransformer and (visual.attn_pool is not None or visual.pool_type != "none"):
+    if type(visual) is VisionTransformer and visual.pool_type != "none":
         return VitTower(visual)
     picture = _blank_picture(visual)
     if type(visual) is ModifiedResNet:

@@ -20,7 +20,7 @@ from pinikit.backbones.image_staged import (
 
 
 class VitTower(StagedImageTower):
-    """``open_clip.transformer.VisionTransformer`` with any of its poolings.
+    """``open_clip.transformer.VisionTransformer`` with any of its poolings to one vector.
 
     ``spatial_feature`` is the grid that enters the pooling head. Where the class token alone is
     pooled, it is the class feature (leading) and the patches after the final norm and projection.
@@ -89,23 +89,14 @@ class VitTower(StagedImageTower):
         """The pooling head, up to the projection; for average pooling, of what ``_spatial`` gives."""
         visual = self._visual
         if visual.attn_pool is not None:
-            return self._pool_by_attention(tokens)
+            tokens = visual.ln_post(visual.attn_pool(tokens))
+            return tokens[:, 1:].mean(dim=1) if visual.pool_type == "avg" else tokens[:, 0]
         if self._class_pooled:
             # before pooling or after it: the norm acts on each token alone
             normed: Tensor = visual.ln_post(tokens[:, 0])
             return normed
         pooled = tokens.mean(dim=1)
         return visual.ln_post(pooled) if visual.final_ln_after_pool else pooled
-
-    def _pool_by_attention(self, tokens: Tensor) -> Tensor:
-        visual = self._visual
-        if visual.attn_pool_contrastive is not None:
-            tokens = visual.ln_post(tokens)
-            queried = tokens if visual.attn_pool_type == "parallel" else visual.attn_pool(tokens)
-            pooled: Tensor = visual.attn_pool_contrastive(queried)
-            return pooled.squeeze(1)
-        tokens = visual.ln_post(visual.attn_pool(tokens))
-        return tokens[:, 1:].mean(dim=1) if visual.pool_type == "avg" else tokens[:, 0]
 
     def _project(self, tokens: Tensor) -> Tensor:
         projection = self._visual.proj

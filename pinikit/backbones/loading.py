@@ -33,7 +33,7 @@ PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
 OPENAI_FACTS = ("input_resolution", "context_length", "vocab_size")
 """Entries of OpenAI's archives that are no weights."""
 
-DAMAGED = (SafetensorError, pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile)
+DAMAGED = (SafetensorError, pickle.UnpicklingError, EOFError, OSError)
 MISFITS = (RuntimeError, KeyError, AttributeError, StopIteration, ValueError, TypeError, AssertionError)
 """What open_clip raises for a configuration or a state dict that is not what it expects."""
 
@@ -221,10 +221,11 @@ def _misfit(path: Path, error: Exception) -> WeightsError:
 
 def _is_torchscript(path: Path) -> bool:
     """Whether the file is a TorchScript archive, the form in which OpenAI published its weights."""
-    if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
 
 
 def _first_line(error: BaseException) -> str:

@@ -91,8 +91,19 @@ class HubTokenizer(PromptTokenizer):
 
     def rows(self, texts: Sequence[str]) -> Tensor:
         """Token ids [C, context_length]."""
-        rows: Tensor = self._tokenizer(list(texts), context_length=self.context_length)
-        return rows.long()
+        if self._clips_mode:
+            whole: Tensor = self._tokenizer(list(texts), context_length=self.context_length)
+            return whole
+        rows: Tensor = self._tokenizer.tokenizer(
+            [self._tokenizer.clean_fn(text) for text in texts],
+            return_tensors="pt",
+            max_length=self.context_length,
+            padding="max_length",
+            truncation=True,
+        ).input_ids
+        if self._tokenizer.strip_sep_token:
+            rows = rows.masked_fill(rows == self._tokenizer.tokenizer.sep_token_id, 0)
+        return rows
 
     def length(self, text: str) -> int:
         """Tokens with special ones, not truncated."""

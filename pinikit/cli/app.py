@@ -15,7 +15,7 @@ INTERRUPTED = 130
 
 
 class Guarded(TyperGroup):
-    """Turns the errors that a user can cause into one message and an exit code; others keep their traceback."""
+    """Shows errors that a user can cause as one message with an exit code; others keep their traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command.
@@ -58,7 +58,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Ablations of learned noise in frozen vision-language models: modular, honest, fast."""
@@ -67,7 +67,8 @@ def options(
 @app.command()
 def run(
     study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="A study file, or the name of a shipped study (injection_sites).")
+        str,
+        typer.Argument(metavar="STUDY", help="A study file, or a shipped study's name (injection_sites)."),
     ],
     overrides: Annotated[
         list[str] | None,
@@ -75,7 +76,7 @@ def run(
     ] = None,
     arms: Annotated[
         str | None,
-        typer.Option(metavar="PATTERN", help="Arms to take, e.g. 'pini*,text_*'; the baseline is always taken."),
+        typer.Option(metavar="PATTERN", help="Arms to take, e.g. 'pini*,text_*'; always with the baseline."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and show arms, runs and costs; train nothing.")
@@ -94,7 +95,9 @@ def run(
 
 @app.command("list")
 def list_components(
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="site, noise, injector, …; all if left out.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[KIND]", help="site, noise, injector, …; all if left out.")
+    ] = None,
 ) -> None:
     """List the components that studies can name, with one line each and where they come from."""
     from pinikit.cli import catalogue
@@ -107,7 +110,7 @@ def show(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="The component's kind, e.g. noise.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Its name or a synonym, e.g. gaussian.")],
 ) -> None:
-    """Explain a component: parameters with types, defaults and search ranges, paper, and how a study names it."""
+    """Explain a component: parameters, defaults, search ranges, paper, and how a study names it."""
     from pinikit.cli import catalogue
 
     catalogue.show_component(kind, name)
@@ -115,7 +118,9 @@ def show(
 
 @app.command()
 def predict(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or the first digits of its identity.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's folder, or first digits of its identity.")
+    ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures to classify.")],
     top: Annotated[int, typer.Option(min=1, metavar="N", help="How many classes to show.")] = 5,
     runs: Runs = Path("runs"),

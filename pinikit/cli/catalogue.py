@@ -61,7 +61,7 @@ def show_component(kind: str, name: str) -> None:
     signature = entry.signature
     console = output()
     console.print(_title(entry))
-    console.print(Padding(Text(_plain(signature.doc)), (1, 0, 1, 2)))
+    console.print(_indented(_plain(signature.doc)))
     if signature.parameters:
         console.print(_parameters(signature.parameters.values()))
         for parameter in signature.parameters.values():
@@ -69,13 +69,18 @@ def show_component(kind: str, name: str) -> None:
     else:
         console.print("It has no parameters.\n")
     console.print(Text("In a study file", style="bold"))
-    console.print(Padding(Text(_yaml(example(entry))), (1, 0, 0, 2)))
+    console.print(_indented(_yaml(example(entry))))
+    if "injections" in EXAMPLES[kind][0]:
+        console.print(
+            "my_label is any name. Site, injector and noise must suit each other, as their pages say."
+        )
 
 
 def example(entry: Entry) -> dict[str, Any]:
     """The component in its place in a study, with its parameters at their defaults."""
     path, beside = EXAMPLES[entry.kind]
-    given = {key: _example_value(item) for key, item in entry.signature.parameters.items() if not _is_nested(item)}
+    parameters = [item for item in entry.signature.parameters.values() if _schema(item.type)[0] is None]
+    given = {item.name: _example_value(item) for item in parameters}
     spec: Any = {"name": entry.name, **given} if given else entry.name
     if entry.kind == "site" and len(given) == 1:
         spec = f"{entry.name}.{next(iter(given.values()))}"
@@ -110,9 +115,8 @@ def _title(entry: Entry) -> Text:
 def _parameters(parameters: Any) -> Table:
     table = _key_table("parameter")
     for item in parameters:
-        table.add_row(
-            Text(item.name), Text(_type_text(item)), Text(_default_text(item.default)), Text(str(item.search or ""))
-        )
+        texts = (item.name, _type_text(item), _default_text(item.default), str(item.search or ""))
+        table.add_row(*map(Text, texts))
     return table
 
 
@@ -132,7 +136,7 @@ def _show_nested(console: Console, parameter: Parameter) -> None:
         console.print(table)
     if parameter.default and parameter.default is not REQUIRED:
         console.print(f"Default of {parameter.name}:")
-        console.print(Padding(Text(_yaml({parameter.name: parameter.default})), (1, 0, 1, 2)))
+        console.print(_indented(_yaml({parameter.name: parameter.default})))
 
 
 def _key_table(first: str, last: str = "search range") -> Table:
@@ -179,10 +183,6 @@ def _schema(kind: Any) -> tuple[type | None, bool]:
     return (kind, False) if dataclasses.is_dataclass(kind) and isinstance(kind, type) else (None, False)
 
 
-def _is_nested(parameter: Parameter) -> bool:
-    return _schema(parameter.type)[0] is not None
-
-
 def _example_value(parameter: Parameter) -> Any:
     """The default; for a required parameter something of its type."""
     if parameter.default is not REQUIRED:
@@ -194,6 +194,10 @@ def _samples(kind: Any) -> Iterator[Any]:
     plain = {int: 1, float: 0.1, bool: True, str: "…"}
     if kind in plain:
         yield plain[kind]
+    if get_origin(kind) in (dict, Mapping):
+        yield {"NAME": next(_samples(get_args(kind)[1]), "…")}
+    if get_origin(kind) in (list, tuple):
+        yield list(_samples(get_args(kind)[0]))[:1]
     for option in get_args(kind):
         yield from _samples(option) if isinstance(option, type) or get_args(option) else [option]
 
@@ -201,6 +205,10 @@ def _samples(kind: Any) -> Iterator[Any]:
 def _yaml(value: Any) -> str:
     text: str = yaml.safe_dump(value, sort_keys=False, default_flow_style=False, allow_unicode=True)
     return text.rstrip()
+
+
+def _indented(text: str) -> Padding:
+    return Padding(Text(text), (1, 0, 1, 2), expand=False)
 
 
 def _plain(doc: str) -> str:

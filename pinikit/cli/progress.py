@@ -21,6 +21,12 @@ from pinikit.study.study import Run, Study
 LINE_SECONDS = 5.0
 """At most one line in this time says how far a run is."""
 
+NARROW = 100
+"""Columns below which bars and texts are short."""
+
+COUNT = 18
+"""Columns of ``training 100/100``."""
+
 
 class ShownReporter(Reporter):
     """A reporter that the command line opens and closes, and that remembers how much there was to do."""
@@ -95,12 +101,14 @@ class BarReporter(ShownReporter):
 
     def __init__(self, console: Console) -> None:
         super().__init__()
-        narrow = console.width < 100
+        self._narrow = console.width < NARROW
+        name, bar = (18, 10) if self._narrow else (30, 24)
+        rest = max(console.width - name - bar - COUNT - 4, 8)
         self._bars = Progress(
-            TextColumn("{task.description}", markup=False, table_column=_cell(18 if narrow else 30)),
-            BarColumn(bar_width=12 if narrow else 28),
-            TextColumn("{task.fields[count]}", markup=False, table_column=_cell(None)),
-            _Detail(table_column=_cell(None)),
+            TextColumn("{task.description}", markup=False, table_column=_cell(name)),
+            BarColumn(bar_width=bar, table_column=Column(min_width=bar)),
+            TextColumn("{task.fields[count]}", markup=False, table_column=_cell(COUNT)),
+            _Detail(table_column=_cell(rest)),
             console=console,
             transient=True,
             expand=False,
@@ -168,7 +176,9 @@ class BarReporter(ShownReporter):
         if phase != self._phase or done < self._first:
             self._phase, self._first, self._since = phase, done, now
         passed = now - self._since
-        rate = [f"{(done - self._first) / passed:.3g} {unit}"] if done > self._first and passed > 0 else []
+        rate = []
+        if done > self._first and passed > 0:
+            rate = [_number((done - self._first) / passed) + ("/s" if self._narrow else f" {unit}")]
         text = ", ".join([*rate, *values])
         self._bars.update(
             self._run, total=total, completed=done, count=f"{phase} {done}/{total}", detail=lambda: text
@@ -193,16 +203,20 @@ class _Detail(ProgressColumn):
         return Text(str(task.fields["detail"]()))
 
 
-def _cell(width: int | None) -> Column:
-    return Column(no_wrap=True, overflow="ellipsis", max_width=width)
+def _cell(width: int) -> Column:
+    return Column(no_wrap=True, overflow="ellipsis", width=width)
 
 
 def _values(values: dict[str, Any]) -> list[str]:
     """Loss and training accuracy in words."""
     words = []
     for name, value in values.items():
-        words.append(f"train {value:.1f} %" if name == "accuracy" else f"{name} {value:.3g}")
+        words.append(f"train {value:.0f} %" if name == "accuracy" else f"{name} {value:.3f}")
     return words
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _outcome(result: StoredResult, *, short: bool = False) -> str:

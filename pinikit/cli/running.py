@@ -31,14 +31,13 @@ def run(source: str, overrides: Sequence[str], *, arms: str | None, runs: Path, 
         with reporter:
             result = api.run_study(source, overrides, arms=arms, runs=runs, reporter=reporter)
     except KeyboardInterrupt:
-        typer.echo(
-            f"pinikit: interrupted; finished runs are kept in {runs}, and the same command goes on from there",
-            err=True,
-        )
+        kept = f"finished runs are kept in {runs}; type the same command again to go on"
+        typer.echo(f"pinikit: interrupted; {kept}", err=True)
         return INTERRUPTED
     if not quiet:
         if reporter.todo == 0:
-            typer.echo(f"all {plural(len(result.study.runs), 'run')} were finished before; nothing was trained")
+            runs_done = plural(len(result.study.runs), "run")
+            typer.echo(f"all {runs_done} were finished before; nothing was trained")
         print_result(output(), result)
     _show_failures(result, runs)
     return 1 if result.failed else 0

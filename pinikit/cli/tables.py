@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 SHORT_ID = 8
 """Digits of a run's identity that tables show; commands accept them in its place."""
+
+NARROW = 110
+"""Columns below which a plan's changes have no room in its table."""
 
 Justify = Literal["left", "right"]
 
@@ -43,6 +46,8 @@ def print_result(console: Console, result: StudyResult) -> None:
     console.print(_table(columns, best_row(summaries)))
     for line in _caption(result, summaries, dropped):
         console.print(Text(line, style="dim"))
+    console.print(f"report: {result.folder / 'report.md'}", soft_wrap=True)
+    console.print(f"figure: {result.folder / 'accuracy.png'}", soft_wrap=True)
 
 
 def result_columns(summaries: Sequence[ArmSummary], baseline: str | None) -> list[Column]:
@@ -84,30 +89,38 @@ def best_row(summaries: Sequence[ArmSummary]) -> int | None:
 
 
 def print_plan(console: Console, plan: Plan) -> None:
-    """Arms with their changes, cost class and runs."""
+    """Arms with their changes, cost class and runs; in a narrow terminal the changes stand by themselves."""
     study = plan.study
     settings = ArmSettings(study)
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    table.add_column("arm", no_wrap=True, overflow="ellipsis", max_width=max(console.width // 4, 8))
-    table.add_column("what it changes", overflow="fold", ratio=1)
-    table.add_column("cost class", overflow="fold", max_width=max(console.width // 5, 10))
-    table.add_column("params", justify="right", no_wrap=True)
-    table.add_column("runs (seed, identity)", no_wrap=True)
-    for arm in study.arms:
-        footprint = plan.footprints[arm]
-        mark = "baseline; " if arm == study.baseline else ""
-        table.add_row(
-            Text(arm),
-            Text(mark + (change_text(settings.changes(arm)) or "nothing")),
-            Text(footprint.cost_class),
-            count(footprint.trainable_parameters),
-            "\n".join(_run_lines(plan, arm)),
-            end_section=console.width < 100,
-        )
-    console.print(table)
+    changes = {arm: change_text(settings.changes(arm)) or "nothing" for arm in study.arms}
+    if study.baseline is not None:
+        changes[study.baseline] = f"baseline; {changes[study.baseline]}"
+    if console.width < NARROW:
+        for arm, text in changes.items():
+            console.print(Text.assemble((arm, "bold"), f": {text}"))
+        console.print(_plan_table(plan, {}, console.width))
+    else:
+        console.print(_plan_table(plan, changes, console.width))
     done = sum(run.id in plan.finished for run in study.runs)
     total = f"{plural(len(study.arms), 'arm')} × {plural(len(study.seeds), 'seed')}"
     console.print(f"{total} = {plural(len(study.runs), 'run')}: {done} done, {len(study.runs) - done} to do.")
+
+
+def _plan_table(plan: Plan, changes: Mapping[str, str], width: int) -> Table:
+    """The plan, with a column of changes unless they are empty."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table.add_column("arm", no_wrap=True, overflow="ellipsis", max_width=max(width // 4, 8))
+    if changes:
+        table.add_column("what it changes", overflow="fold", ratio=1)
+    table.add_column("cost class", overflow="fold", max_width=max(width // 4, 10))
+    table.add_column("params", justify="right", no_wrap=True)
+    table.add_column("runs (seed: identity)", no_wrap=True)
+    for arm in plan.study.arms:
+        footprint = plan.footprints[arm]
+        cells = [arm, *([changes[arm]] if changes else []), footprint.cost_class]
+        cells += [count(footprint.trainable_parameters), "\n".join(_run_lines(plan, arm))]
+        table.add_row(*map(Text, cells))
+    return table
 
 
 def _run_lines(plan: Plan, arm: str) -> list[str]:
@@ -140,14 +153,17 @@ def _width(console: Console, table: Table) -> int:
 
 
 def _caption(result: StudyResult, summaries: Sequence[ArmSummary], dropped: Sequence[Column]) -> list[str]:
+    """What the columns mean, and which ones had no room."""
     several = any(row.seeds > 1 for row in summaries)
-    noise = "noise at its mean" if all(row.noise in ("mean", "") for row in summaries) else "noise as the report says"
-    spread = "± 95 % interval over seeds" if several else "one seed, so no interval"
-    text = f"test accuracy: last epoch, {noise}, {spread}"
+    usual = all(row.noise in ("mean", "") for row in summaries)
+    parts = [
+        f"test accuracy: last epoch, noise {'at its mean' if usual else 'as the report says'}",
+        "± 95 % interval over seeds" if several else "one seed, so no interval",
+    ]
     if result.study.baseline is not None:
-        text += "; Δ: paired difference in points" + (" [95 % interval]" if several else "")
-    text += "; sample, mc-K: with drawn noise; time: one run"
-    lines = [f"{text}."]
+        parts.append("Δ: paired difference in points" + (" [95 % interval]" if several else ""))
+    parts += ["sample, mc-K: with noise drawn", "time: of one run"]
+    lines = ["; ".join(parts) + "."]
     if dropped:
-        lines.append(f"No room for {', '.join(column.title for column in dropped)}: see the report.")
-    return [*lines, f"Report: {result.folder / 'report.md'}   figure: {result.folder / 'accuracy.png'}"]
+        lines.append(f"Too narrow for {', '.join(column.title for column in dropped)}: see the report.")
+    return lines

@@ -59,7 +59,7 @@ class Noise(ABC):
 
     @abstractmethod
     def base(self, shape: Shape, generator: torch.Generator) -> Any:
-        """Base randomness for samples of ``shape``: a tensor or a tree of tensors, on the generator's device."""
+        """Base randomness for samples of ``shape``, on the generator's device: a tensor or a tree of them."""
 
     @abstractmethod
     def sample(self, params: Mapping[str, Tensor], base: Any) -> Tensor:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from pinikit.seeding import generator
 
-
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
@@ -36,12 +35,13 @@ class Initialiser:
 
     def linear(self, name: str, inputs: int, outputs: int, *, zero: bool = False) -> nn.Linear:
         """A biased linear layer with PyTorch's default initial values, or zeros."""
-        layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+        layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
         return self._fill(layer, name, inputs, zero)
 
     def conv(self, name: str, inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
         """A stride-1, same-size convolution without bias, with PyTorch's default initial values."""
-        layer = nn.utils.skip_init(nn.Conv2d, inputs, outputs, kernel, padding=kernel // 2, bias=False)
+        shape = {"kernel_size": kernel, "padding": kernel // 2, "bias": False}
+        layer: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, inputs, outputs, **shape)
         return self._fill(layer, name, inputs * kernel * kernel, zero=False)
 
     def _fill(self, layer: Layer, name: str, fan_in: int, zero: bool) -> Layer:

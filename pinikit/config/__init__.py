@@ -1,0 +1,1 @@
+"""Configuration: schema, reading, checking, identity. Imports no torch."""

@@ -57,7 +57,7 @@ def slots_of(kind: type) -> dict[str, Slot]:
         default = item.default if item.default is not dataclasses.MISSING else REQUIRED
         if item.default_factory is not dataclasses.MISSING:
             default = item.default_factory()
-        if default is schema.MISSING or default == {} and "component" in item.metadata:
+        if default is schema.MISSING or (default == {} and "component" in item.metadata):
             default = REQUIRED
         notes = {key: value for key, value in item.metadata.items() if key != "default"}
         slots[item.name] = Slot(hints[item.name], default, **notes)
@@ -84,7 +84,9 @@ class Checker:
             return self._merge_mapping(base or {}, patch, Slot(get_args(slot.type)[1]), where)
         return patch
 
-    def _merge_keys(self, base: Mapping[str, Any], patch: Any, slots: Mapping[str, Slot], where: Where) -> Any:
+    def _merge_keys(
+        self, base: Mapping[str, Any], patch: Any, slots: Mapping[str, Slot], where: Where
+    ) -> Any:
         self._need_mapping(patch, where)
         merged = dict(base)
         for key, value in patch.items():
@@ -111,7 +113,8 @@ class Checker:
         patch = {"name": patch} if isinstance(patch, str) else patch
         self._need_mapping(patch, where)
         base = base or {}
-        name = patch.get("name", base.get("name"))
+        default = slot.default if isinstance(slot.default, Mapping) else {}
+        name = patch.get("name", base.get("name", default.get("name")))
         if not isinstance(name, str):
             names = listing(entry.name for entry in self.registry.entries(kind))
             raise ConfigError(f"{where}: needs the name of a {kind}; allowed: {names}")
@@ -143,7 +146,9 @@ class Checker:
     @staticmethod
     def _need_mapping(value: Any, where: Where) -> None:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: found {value!r} ({type(value).__name__}); allowed: a mapping of keys")
+            raise ConfigError(
+                f"{where}: found {value!r} ({type(value).__name__}); allowed: a mapping of keys"
+            )
 
     # --- completing -------------------------------------------------------------------------
 

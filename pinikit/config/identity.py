@@ -27,7 +27,14 @@ def run_id(identity: Mapping[str, Any]) -> str:
 
 
 def identity_of(
-    config: Mapping[str, Any], *, template: str, weights: str, manifest: str, precision: str, checker: Checker
+    config: Mapping[str, Any],
+    *,
+    template: str,
+    weights: str,
+    manifest: str,
+    content: str,
+    precision: str,
+    checker: Checker,
 ) -> dict[str, Any]:
     """Everything that decides a run's result.
 
@@ -36,6 +43,7 @@ def identity_of(
         template: the prompt template as text.
         weights: hash of the backbone's weights.
         manifest: hash of the split manifest, which stands for the data set's own parameters.
+        content: what the data set says of its pictures' content.
         precision: as resolved.
         checker: knows the components that the configuration names.
     """
@@ -46,7 +54,10 @@ def identity_of(
         "components": {key: [entry.signature.version, entry.source] for key, entry in entries.items()},
         "weights": weights,
         "quick_gelu": config["backbone"]["quick_gelu"],
-        "data": {"name": config["data"]["name"], "manifest": manifest, "views": config["data"]["views"]},
+        "data": config["data"]["name"],
+        "views": config["data"]["views"],
+        "manifest": manifest,
+        "content": content,
         "template": template,
         "method": config["method"],
         "evaluate": config["evaluate"],

@@ -91,14 +91,12 @@ def _parse_value(key: str, text: str) -> Any:
         raise ConfigError(f"command line: {key}: {text!r} is not a YAML value") from error
 
 
-def nest(flat: Any, where: Where) -> Any:
+def nest(flat: Mapping[str, Any], where: Where) -> dict[str, Any]:
     """Key paths (``method.injections.image``) as nested mappings; ``null`` at the end is kept.
 
     Raises:
         ConfigError: two paths contradict each other.
     """
-    if not isinstance(flat, Mapping):
-        return flat
     nested: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, last = str(path).split(".")
@@ -107,7 +105,7 @@ def nest(flat: Any, where: Where) -> Any:
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
                 raise ConfigError(f"{where / str(path)}: contradicts another key of the same mapping")
-        value = nest(value, where / str(path))
+        value = nest(value, where / str(path)) if isinstance(value, Mapping) else value
         if isinstance(place.get(last), dict) and isinstance(value, dict):
             value = {**place[last], **value}
         place[last] = value
@@ -128,7 +126,9 @@ def load_study(
     content = read_yaml(path)
     where = Where(str(path))
     if not isinstance(content, Mapping):
-        raise ConfigError(f"{path}: found {type(content).__name__}; allowed: a mapping with the keys of a study")
+        raise ConfigError(
+            f"{path}: found {type(content).__name__}; allowed: a mapping with the keys of a study"
+        )
     merged = checker.merge({}, _nest_arms(content, where), STUDY, where)
     commanded = _nest_arms(parse_overrides(overrides), Where("command line"))
     arm_overrides = commanded.get("design", {}).pop("arms", {})
@@ -145,7 +145,9 @@ def load_study(
     for name, patch in patches.items():
         place = where / "design.arms" / name
         arm = checker.merge(merged.get("run", {}), patch or {}, RUN, place)
-        arm = checker.merge(arm, arm_overrides.get(name, {}), RUN, Where("command line", f"design.arms.{name}"))
+        arm = checker.merge(
+            arm, arm_overrides.get(name, {}), RUN, Where("command line", f"design.arms.{name}")
+        )
         arms[name] = checker.complete(arm, RUN, place)
     return study, arms
 
@@ -156,9 +158,15 @@ def _nest_arms(content: Mapping[str, Any], where: Where) -> dict[str, Any]:
     design = nested.get("design")
     if isinstance(design, Mapping) and isinstance(design.get("arms"), Mapping):
         place = where / "design.arms"
-        arms = {str(name): nest(patch, place / str(name)) for name, patch in design["arms"].items()}
+        arms = {str(name): _nest_patch(patch, place / str(name)) for name, patch in design["arms"].items()}
         nested["design"] = {**design, "arms": arms}
     return nested
+
+
+def _nest_patch(patch: Any, where: Where) -> dict[str, Any]:
+    if not isinstance(patch, Mapping | None):
+        raise ConfigError(f"{where}: found {patch!r}; allowed: a mapping of key paths of 'run'")
+    return nest(patch or {}, where)
 
 
 def _typed(study: Mapping[str, Any]) -> StudyConfig:

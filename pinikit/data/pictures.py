@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pinikit.data.catalogue import DataSet, Item, missing_pictures
-from pinikit.data.files import sha256_file
 from pinikit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -64,10 +63,6 @@ class PictureFiles(DataSet):
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise missing_pictures(self.name, f"in {folder}", missing, len(names))
-
-    def content_hash(self, item: Item) -> str:
-        """SHA-256 of the picture file."""
-        return sha256_file(self.picture_folder() / item.id)
 
 
 def decode(path: Path, *, upright: bool = False) -> Image:

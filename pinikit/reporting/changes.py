@@ -43,7 +43,7 @@ class ArmSettings:
         self._methods = {arm: str(config["method"]["name"]) for arm, config in study.arms.items()}
 
     def changes(self, arm: str) -> dict[str, str]:
-        """Where an arm differs from the baseline; without one, or for the baseline, from the shared settings."""
+        """Where an arm differs from the baseline; for the baseline or without one, from what arms share."""
         own = self._arms[arm]
         reference = self._arms.get(self._baseline or "", {}) if arm != self._baseline else {}
         changed = {key: item.text for key, item in own.items() if self._tells(key, item, arm, reference)}
@@ -72,7 +72,7 @@ class ArmSettings:
         return not self._is_shared(key, item, arm)
 
     def _is_shared(self, key: str, item: Setting, arm: str) -> bool:
-        """Whether all comparable arms agree; a setting that only one arm can have is shared if it is a default."""
+        """Whether all comparable arms agree; one arm alone shares no more than its defaults."""
         group = self._comparable(key, arm)
         agree = all(key in own and own[key].text == item.text for own in group)
         return agree and (item.default or len(group) > 1)
@@ -121,7 +121,8 @@ def _walk(value: Any, slot: Slot, path: str, checker: Checker) -> Iterator[tuple
 
 def injection_text(config: Mapping[str, Any], checker: Checker) -> str:
     """``gaussian(std=sign_free) from free at prompt_template``, and what else is no default."""
-    parts = {key: component_text(config[key], key, checker) for key in ("site", "injector", "noise", "combine")}
+    kinds = ("site", "injector", "noise", "combine")
+    parts = {kind: component_text(config[kind], kind, checker) for kind in kinds}
     text = f"{parts['noise']} from {parts['injector']} at {parts['site']}"
     if config["combine"]["name"] != _INJECTION["combine"].default.get("name"):
         text += f", {parts['combine']}"
@@ -131,11 +132,10 @@ def injection_text(config: Mapping[str, Any], checker: Checker) -> str:
 
 
 def component_text(config: Mapping[str, Any], kind: str, checker: Checker, extras: type | None = None) -> str:
-    """``name`` or ``name(parameter=value)`` with the parameters that are no defaults; ``image_block.3`` for sites."""
+    """``name``, or ``name(parameter=value)`` with what is no default; ``image_block.3`` for a site."""
     slots = checker.component_slots(kind, config["name"], extras)
-    given = {
-        key: value_text(value) for key, value in config.items() if key != "name" and value != slots[key].default
-    }
+    own = {key: value for key, value in config.items() if key != "name"}
+    given = {key: value_text(value) for key, value in own.items() if value != slots[key].default}
     if kind == "site" and len(given) == 1:
         return f"{config['name']}.{next(iter(given.values()))}"
     words = ", ".join(f"{key}={value}" for key, value in given.items())

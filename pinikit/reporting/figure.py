@@ -33,7 +33,7 @@ STYLES = (
     ("#56b4e9", "X"),
     ("#000000", "h"),
 )
-"""Colours of Okabe and Ito (2008), told apart by all kinds of colour vision, each with a marker of its own."""
+"""Colours of Okabe and Ito (2008), which all kinds of colour vision tell apart, each with its marker."""
 
 WIDTH, HEIGHT = 12.8, 7.2
 """Inches: a slide of 1280 × 720 at 100 dots an inch. More than ``ROWS`` arms make it higher."""
@@ -47,7 +47,7 @@ GAP = 0.42
 """Between the plot and the columns of numbers, and between these, in inches."""
 LONGEST_NAME = 26
 
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "svg.hashsalt": "pinikit",
     "text.color": INK,
@@ -168,14 +168,14 @@ def _columns(rows: Sequence[Row], baseline: str | None) -> list[tuple[str, list[
     accuracies = [plus_minus(row.summary.accuracy, row.summary.accuracy_interval, 1) for row in rows]
     columns = [("accuracy %", accuracies)]
     if baseline is not None:
-        gains = [
-            "baseline"
-            if row.summary.arm == baseline
-            else signed_interval(row.summary.difference, row.summary.difference_low, row.summary.difference_high, 1)
-            for row in rows
-        ]
-        columns.append((f"Δ to {_shortened(baseline)}", gains))
+        columns.append((f"Δ to {_shortened(baseline)}", [_gain(row.summary, baseline) for row in rows]))
     return columns
+
+
+def _gain(row: ArmSummary, baseline: str) -> str:
+    if row.arm == baseline:
+        return "baseline"
+    return signed_interval(row.difference, row.difference_low, row.difference_high, 1)
 
 
 def _frame(axes: Axes, rows: Sequence[Row]) -> None:
@@ -226,7 +226,8 @@ def _baseline_line(axes: Axes, rows: Sequence[Row], baseline: str | None, size: 
     at = row.summary.accuracy
     axes.axvline(at, color=INK, linewidth=1.3, linestyle=(0, (4, 3)), zorder=1)
     low, high = axes.get_xlim()
-    side = "left" if at < low + 0.2 * (high - low) else "right" if at > high - 0.2 * (high - low) else "center"
+    place = (at - low) / (high - low)
+    side = "left" if place < 0.2 else "right" if place > 0.8 else "center"
     axes.annotate(
         f"{_shortened(row.summary.arm)} {at:.1f}",
         (at, -0.5),
@@ -303,7 +304,15 @@ def _draw_columns(
 
 
 def _right_text(
-    axes: Axes, x: float, y: float, text: str, *, size: float, colour: str, weight: str = "normal", lift: float = 0
+    axes: Axes,
+    x: float,
+    y: float,
+    text: str,
+    *,
+    size: float,
+    colour: str,
+    weight: str = "normal",
+    lift: float = 0,
 ) -> None:
     axes.annotate(
         text,
@@ -347,17 +356,20 @@ def _legend(figure: Figure, rows: Sequence[Row], height: float) -> None:
         for cost, (colour, marker) in costs.items()
     ]
     reading = [
-        Line2D([], [], marker="o", linewidth=3, markersize=9, markeredgecolor="white", label="mean, 95 % interval"),
+        Line2D([], [], marker="o", linewidth=3, markersize=9, label="mean, 95 % interval"),
         Line2D([], [], marker="o", linestyle="none", markersize=4.5, label="single seeds"),
     ]
     for line in reading:
         line.set_color(FAINT)
-    box = {"frameon": False, "fontsize": 12.5, "handletextpad": 0.5, "columnspacing": 1.5, "borderaxespad": 0.0}
+        line.set_markeredgecolor("white" if line.get_linewidth() == 3 else FAINT)
+    box: dict[str, Any] = {"frameon": False, "fontsize": 12.5, "handletextpad": 0.5, "columnspacing": 1.5}
+    box["borderaxespad"] = 0.0
     left = (EDGE - 0.06) / WIDTH
     if marks:
         title = "Cost class: what each training step crosses"
         figure.text(EDGE / WIDTH, 0.52 / height, title, fontsize=12.5, color=FAINT, ha="left", va="center")
-        figure.legend(handles=marks, loc="center left", bbox_to_anchor=(left, 0.24 / height), ncols=len(marks), **box)
+        place = (left, 0.24 / height)
+        figure.legend(handles=marks, loc="center left", bbox_to_anchor=place, ncols=len(marks), **box)
     anchor = (1 - EDGE / WIDTH, 0.52 / height)
     figure.legend(handles=reading, loc="center right", bbox_to_anchor=anchor, ncols=2, **box)
 

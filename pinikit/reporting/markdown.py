@@ -17,7 +17,27 @@ if TYPE_CHECKING:
     from pinikit.api import StudyResult
     from pinikit.study.study import Run
 
-HEADLINE_NOISE = {"mean": "noise at its mean", "sample": "one draw of the noise"}
+_HEADLINE = (
+    "Test accuracy in percent at the last epoch, with noise at its mean. No epoch and no setting was chosen "
+    "on the test set: it was opened once, after training."
+)
+_INTERVALS = (
+    "± is the half-width of the 95 % t-interval over seeds; each seed draws its own few-shot split, unless "
+    "`data.split_seed` says otherwise."
+)
+_PAIRS = (
+    "Δ is the mean of the paired differences to `{baseline}` on the seeds that both finished, in points, "
+    "with its 95 % t-interval. Intervals are not corrected for the number of arms."
+)
+_DRAWS = (
+    "`mc-K` averages the probabilities of K draws. *draw std* (spread of accuracy between these draws, mean "
+    "over seeds), *flip rate* (how often two of them disagree on a picture) and *noise / feature* (size of "
+    "the noise relative to what it meets) describe noise at test time and are no part of ±."
+)
+_COSTS = (
+    "Time and images/s (in training) are of one run, a mean over seeds; memory is the peak of the largest "
+    "run. The cost class says what each training step crosses."
+)
 
 
 def report_text(result: StudyResult) -> str:
@@ -84,7 +104,8 @@ def _task(runs: Iterable[Run]) -> str:
 
 def _result_table(summaries: Sequence[ArmSummary]) -> str:
     drawn = next((row.mc_noise for row in summaries if row.mc_noise), "mc")
-    head = ("arm", "seeds", "test accuracy", "Δ to baseline", "won/tied/lost", "one draw", drawn, "macro", "time")
+    plain = ("arm", "seeds", "test accuracy", "Δ to baseline", "won/tied/lost")
+    head = (*plain, "one draw", drawn, "macro", "time")
     rows = [
         (
             f"`{row.arm}`",
@@ -193,7 +214,7 @@ def _caveats(result: StudyResult, summaries: Sequence[ArmSummary]) -> Iterator[s
         yield f"No interval for {', '.join(f'`{arm}`' for arm in alone)}: one seed shows no spread."
     if fixed := [row.arm for row in summaries if row.accuracy_interval == 0]:
         names = ", ".join(f"`{arm}`" for arm in fixed)
-        yield f"Every seed gives {names} the same accuracy, hence ± 0.00: it says nothing about other test pictures."
+        yield f"Every seed gives {names} the same accuracy: their ± 0.00 says nothing of other pictures."
     if fewer := [row for row in summaries if row.failed and row.pairs]:
         pairs = ", ".join(f"`{row.arm}` {row.pairs}" for row in fewer)
         yield f"Some seeds failed; differences are over the seeds that both arms have: {pairs}."
@@ -205,7 +226,7 @@ def _caveats(result: StudyResult, summaries: Sequence[ArmSummary]) -> Iterator[s
     if odd := [row for row in summaries if row.noise not in ("", "mean")]:
         yield f"Without noise at its mean: {', '.join(f'`{row.arm}` ({row.noise})' for row in odd)}."
     if sum(row.seeds > 0 for row in summaries) > 2:
-        yield "The most accurate arm was picked on the test set: its lead is optimistic, the more so the more arms."
+        yield "The most accurate arm was picked by test accuracy: with many arms, its lead is optimistic."
 
 
 def _on_other_data(result: StudyResult) -> list[str]:
@@ -221,25 +242,12 @@ def _on_other_data(result: StudyResult) -> list[str]:
 
 
 def _method(summaries: Sequence[ArmSummary], baseline: str | None) -> str:
-    lines = [
-        "- Test accuracy in percent at the last epoch, with noise at its mean; no epoch and no setting was chosen "
-        "on the test set, which was opened once, after training.",
-        "- ± is the half-width of the 95 % t-interval over seeds; each seed draws its own few-shot split, unless "
-        "`data.split_seed` says otherwise.",
-    ]
+    lines = [_HEADLINE, _INTERVALS]
     if baseline is not None:
-        lines.append(
-            f"- Δ is the mean of the paired differences to `{baseline}` on the seeds that both finished, in points, "
-            "with its 95 % t-interval. Intervals are not corrected for the number of arms."
-        )
+        lines.append(_PAIRS.format(baseline=baseline))
     if any(row.mc_noise for row in summaries):
-        lines.append(
-            "- `mc-K` averages the probabilities of K draws. *draw std* (the spread of accuracy between these draws, "
-            "mean over seeds), *flip rate* (how often two of them disagree on a picture) and *noise / feature* (size "
-            "of the noise relative to what it meets) describe test-time noise and are no part of ±."
-        )
-    lines.append("- Time, memory and images/s (training) are of one run, a mean over seeds; memory is the largest.")
-    return "\n".join(lines)
+        lines.append(_DRAWS)
+    return "\n".join(f"- {line}" for line in [*lines, _COSTS])
 
 
 def _environment(result: StudyResult) -> str:
@@ -258,8 +266,8 @@ def _environment_line(path: Path) -> str:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
-        threads = plural(int(content["threads"]), "thread")
-        return f"Python {content['python']} on {content['platform']} ({content['device']}, {threads}): {versions}"
+        machine = f"{content['device']}, {plural(int(content['threads']), 'thread')}"
+        return f"Python {content['python']} on {content['platform']} ({machine}): {versions}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
 

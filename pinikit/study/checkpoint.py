@@ -56,14 +56,20 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     tensors_path, description_path = folder / TENSORS, folder / DESCRIPTION
     for path in (tensors_path, description_path):
         if not path.is_file():
-            raise WeightsError(f"{folder}: has no {path.name}; the run is not finished, or this is no run's folder")
+            raise WeightsError(
+                f"{folder}: has no {path.name}; the run is not finished, or this is no run's folder"
+            )
     try:
         description = read_json(description_path)
         content = tensors_path.read_bytes()
         if description["format"] != FORMAT:
-            raise WeightsError(f"{description_path}: format {description['format']} is not known to this pinikit")
+            raise WeightsError(
+                f"{description_path}: format {description['format']} is not known to this pinikit"
+            )
         if hashlib.sha256(content).hexdigest() != description["sha256"]:
-            raise WeightsError(f"{tensors_path}: is damaged (its checksum does not match); run the study again")
+            raise WeightsError(
+                f"{tensors_path}: is damaged (its checksum does not match); run the study again"
+            )
         state = load(content)
     except (KeyError, TypeError, SafetensorError) as error:
         raise WeightsError(f"{folder}: the checkpoint is damaged ({error}); run the study again") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from PIL import Image
@@ -20,7 +20,7 @@ from pinikit.training.draws import MeanDraw, RandomDraw
 from pinikit.training.evaluation import draws_of
 from pinikit.training.precision import autocast, torch_device
 
-Picture = str | Path | Image.Image
+Picture: TypeAlias = str | Path | Image.Image
 
 
 class LoadedPredictor:
@@ -62,11 +62,16 @@ class LoadedPredictor:
             logits = [self._predictor.classifier(draw)(activations).logits for draw in draws or [MeanDraw()]]
         return torch.stack([row.float().softmax(1) for row in logits]).mean(0).cpu()
 
-    def classify(self, pictures: Sequence[Picture], top: int = 5, noise: str = "mean") -> list[list[tuple[str, float]]]:
+    def classify(
+        self, pictures: Sequence[Picture], top: int = 5, noise: str = "mean"
+    ) -> list[list[tuple[str, float]]]:
         """The ``top`` classes of each picture with their probabilities, most probable first."""
         probabilities, classes = self.probabilities(pictures, noise).topk(min(top, len(self.class_names)))
         return [
-            [(self.class_names[int(index)], float(value)) for value, index in zip(values, indices, strict=True)]
+            [
+                (self.class_names[int(index)], float(value))
+                for value, index in zip(values, indices, strict=True)
+            ]
             for values, indices in zip(probabilities, classes, strict=True)
         ]
 

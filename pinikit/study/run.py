@@ -9,7 +9,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from pinikit.backbones.base import Backbone, Prompts
 from pinikit.backbones.loading import load_backbone
@@ -149,7 +148,9 @@ def execute(run: Run, store: Store, workshop: Workshop, steps: Steps, study: str
         except Exception as error:
             log.error("failed:\n%s", traceback.format_exc())
             message = str(error).splitlines()[0] if str(error) else ""
-            return store.save(run.id, {**head, "status": "failed", "error": f"{type(error).__name__}: {message}"})
+            return store.save(
+                run.id, {**head, "status": "failed", "error": f"{type(error).__name__}: {message}"}
+            )
         log.info("finished: %s", {mode: row["accuracy"] for mode, row in outcome["metrics"]["test"].items()})
         return store.save(run.id, {**head, "status": "finished", **outcome})
 
@@ -219,7 +220,9 @@ def _logged(steps: Steps) -> Any:
 
     def progress(epoch: int, epochs: int, **values: float) -> None:
         if epoch % max(epochs // 10, 1) == 0 or epoch == epochs:
-            log.info("epoch %d of %d: %s", epoch, epochs, {key: round(value, 4) for key, value in values.items()})
+            log.info(
+                "epoch %d of %d: %s", epoch, epochs, {key: round(value, 4) for key, value in values.items()}
+            )
         steps.training(epoch, epochs, **values)
 
     return progress
@@ -271,8 +274,8 @@ def environment(run: Run) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or "cpu",
         "threads": run.config["threads"] or os.cpu_count(),
     }
-
-

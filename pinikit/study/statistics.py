@@ -48,7 +48,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """One arm over its finished seeds. Accuracies, flip rate and ECE are in percent, differences in points."""
+    """One arm over its finished seeds. Accuracies, flip rate and ECE in percent, differences in points."""
 
     arm: str
     seeds: int
@@ -184,7 +184,9 @@ def _summary(study: Study, results: Results, arm: str) -> ArmSummary:
         mc_accuracy=_mean(finished, drawn, "accuracy") if draws_in(drawn) > 1 else NAN,
         draw_std=_mean(finished, drawn, "draw_accuracy_std") if draws_in(drawn) > 1 else NAN,
         flip_rate=_mean(finished, drawn, "flip_rate") if draws_in(drawn) > 1 else NAN,
-        **{key: _headline_mean(finished, key) for key in ("macro_accuracy", "nll", "ece")},
+        macro_accuracy=_headline_mean(finished, "macro_accuracy"),
+        nll=_headline_mean(finished, "nll"),
+        ece=_headline_mean(finished, "ece"),
         noise_ratio=_ratios(finished, drawn),
         **_costs(finished),
     )

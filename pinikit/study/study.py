@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from pinikit.config.identity import identity_of, run_id
 from pinikit.config.loading import find_study, load_study
 from pinikit.config.schema import DataExtras, StudyConfig
 from pinikit.data.catalogue import DataSet
+from pinikit.data.files import canonical_json
 from pinikit.data.manifest import SplitManifest, load_manifest, make_manifest
 from pinikit.errors import ConfigError, PinikitError, listing, nearest
 from pinikit.plugin import registry
@@ -91,10 +91,11 @@ def resolve_study(
     config, configs = load_study(path, overrides, checker)
     _check_study(config, configs, path)
     chosen = _pick(configs, arms, config.design.baseline)
+    resolver = _Resolver(checker)
     runs = []
     for arm, arm_config in chosen.items():
         try:
-            runs += [_resolve_run(arm, arm_config, seed, checker) for seed in config.seeds]
+            runs += [resolver.run(arm, arm_config, seed) for seed in config.seeds]
         except PinikitError as error:
             raise type(error)(f"{path}: arm {arm!r}: {error}") from error
     return Study(
@@ -138,49 +139,58 @@ def _pick(arms: Mapping[str, Any], patterns: str | None, baseline: str | None) -
     }
 
 
-def _resolve_run(arm: str, arm_config: Mapping[str, Any], seed: int, checker: Checker) -> Run:
-    config = copy.deepcopy(dict(arm_config))
-    config["seed"] = seed
-    config["device"] = resolve_device(config["device"])
-    config["precision"] = resolve_precision(config["precision"], config["device"])
-    data = config["data"]
-    data["split_seed"] = seed if data["split_seed"] is None else data["split_seed"]
-    dataset = make_dataset(data)
-    manifest = _manifest(dataset, data)
-    template = resolve_template(config["prompt"]["template"], dataset)
-    weights = weights_hash(BackboneSpec(**config["backbone"]))
-    identity = identity_of(
-        config,
-        template=template,
-        weights=weights,
-        manifest=manifest.hash,
-        precision=config["precision"],
-        checker=checker,
-    )
-    return Run(run_id(identity), arm, seed, config, template, manifest, dataset, identity)
+class _Resolver:
+    """Resolves runs; data sets and manifests that several runs share are read once."""
 
+    def __init__(self, checker: Checker) -> None:
+        self._checker = checker
+        self._datasets: dict[str, DataSet] = {}
+        self._manifests: dict[tuple[DataSet, Any], SplitManifest] = {}
+        self._contents: dict[tuple[DataSet, str], str] = {}
 
-def make_dataset(data: Mapping[str, Any]) -> DataSet:
-    """The data set of a run's ``data`` mapping; equal mappings share one instance."""
-    extras = DataExtras.__dataclass_fields__
-    return _cached_dataset(tuple(sorted((key, value) for key, value in data.items() if key not in extras)))
+    def run(self, arm: str, arm_config: Mapping[str, Any], seed: int) -> Run:
+        """An arm with a seed."""
+        config = copy.deepcopy(dict(arm_config))
+        config["seed"] = seed
+        config["device"] = resolve_device(config["device"])
+        config["precision"] = resolve_precision(config["precision"], config["device"])
+        data = config["data"]
+        data["split_seed"] = seed if data["split_seed"] is None else data["split_seed"]
+        dataset = self._dataset(data)
+        manifest = self._manifest(dataset, data)
+        data["shots"], data["split_seed"] = manifest.shots, manifest.split_seed
+        template = resolve_template(config["prompt"]["template"], dataset)
+        identity = identity_of(
+            config,
+            template=template,
+            weights=weights_hash(BackboneSpec(**config["backbone"])),
+            manifest=manifest.hash,
+            content=self._content(dataset, manifest),
+            precision=config["precision"],
+            checker=self._checker,
+        )
+        return Run(run_id(identity), arm, seed, config, template, manifest, dataset, identity)
 
+    def _dataset(self, data: Mapping[str, Any]) -> DataSet:
+        extras = DataExtras.__dataclass_fields__
+        spec = {key: value for key, value in data.items() if key not in extras}
+        key = canonical_json(spec)
+        if key not in self._datasets:
+            self._datasets[key] = create("dataset", spec, "run.data")
+        return self._datasets[key]
 
-@cache
-def _cached_dataset(spec: tuple[tuple[str, Any], ...]) -> DataSet:
-    dataset: DataSet = create("dataset", dict(spec), "run.data")
-    return dataset
+    def _manifest(self, dataset: DataSet, data: Mapping[str, Any]) -> SplitManifest:
+        file, sampling = data["manifest"], (data["shots"], data["split_seed"])
+        key = (dataset, file or sampling)
+        if key not in self._manifests:
+            self._manifests[key] = load_manifest(file, dataset) if file else make_manifest(dataset, *sampling)
+        return self._manifests[key]
 
-
-def _manifest(dataset: DataSet, data: Mapping[str, Any]) -> SplitManifest:
-    if data["manifest"] is not None:
-        return load_manifest(data["manifest"], dataset)
-    return _cached_manifest(dataset, data["shots"], data["split_seed"])
-
-
-@cache
-def _cached_manifest(dataset: DataSet, shots: int, seed: int) -> SplitManifest:
-    return make_manifest(dataset, shots, seed)
+    def _content(self, dataset: DataSet, manifest: SplitManifest) -> str:
+        key = (dataset, manifest.hash)
+        if key not in self._contents:
+            self._contents[key] = dataset.content(manifest.items)
+        return self._contents[key]
 
 
 def resolve_template(template: str, dataset: DataSet) -> str:

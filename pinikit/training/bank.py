@@ -21,7 +21,8 @@ BATCH = 64
 class Encoding(Protocol):
     """Told how many pictures of how many were encoded in one request."""
 
-    def __call__(self, done: int, total: int) -> None: ...
+    def __call__(self, done: int, total: int) -> None:
+        """Called after each batch."""
 
 
 class Bank:
@@ -44,7 +45,9 @@ class Bank:
         Raises:
             DataError: a picture cannot be read.
         """
-        missing = [item for item in items if any((stage, view, item.id) not in self._rows for stage in stages)]
+        missing = [
+            item for item in items if any((stage, view, item.id) not in self._rows for stage in stages)
+        ]
         for first in range(0, len(missing), BATCH):
             batch = missing[first : first + BATCH]
             self._encode(stages, batch, view)

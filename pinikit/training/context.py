@@ -11,7 +11,8 @@ import torch
 class Progress(Protocol):
     """Told after each epoch how far the run is, with values worth showing (``loss``, ``accuracy``)."""
 
-    def __call__(self, epoch: int, epochs: int, **values: float) -> None: ...
+    def __call__(self, epoch: int, epochs: int, **values: float) -> None:
+        """Called after each epoch."""
 
 
 def _silent(epoch: int, epochs: int, **values: float) -> None:

@@ -16,7 +16,7 @@ class MeanDraw(Draw):
 
     def base(self, label: str, noise: Noise, shape: Shape) -> None:
         """None, which stands for the mean."""
-        return None
+        return
 
 
 class RandomDraw(Draw):

@@ -84,7 +84,9 @@ def _score(predictor: Predictor, activations: dict[str, Tensor], draw: Draw, bat
         batch = {stage: tensor[first : first + batch_size] for stage, tensor in activations.items()}
         classified = classify(batch)
         log_probs.append(classified.logits.float().log_softmax(1))
-        ratios.append({label: ratio.float().mean() * len(log_probs[-1]) for label, ratio in classified.ratios.items()})
+        ratios.append(
+            {label: ratio.float().mean() * len(log_probs[-1]) for label, ratio in classified.ratios.items()}
+        )
     means = {label: float(sum(row[label] for row in ratios)) / count for label in ratios[0]}
     return _Scored(torch.cat(log_probs), means)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +12,7 @@ from pinikit.components.contracts import BoundSite, Combine, Draw, Injector, Noi
 from pinikit.components.initialise import Initialiser
 from pinikit.errors import ConfigError
 
-Share = Literal["batch", "class", "image"]
-
-_SHARES: Mapping[str, tuple[Share, ...]] = {"text": ("batch", "class"), "image": ("batch", "image")}
+_SHARES: Mapping[str, tuple[str, ...]] = {"text": ("batch", "class"), "image": ("batch", "image")}
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Injection(nn.Module):
     """Adds learned noise at one site; the only part of a model that is trained."""
 
     def __init__(
-        self, label: str, site: BoundSite, injector: Injector, noise: Noise, combine: Combine, share: Share
+        self, label: str, site: BoundSite, injector: Injector, noise: Noise, combine: Combine, share: str
     ) -> None:
         super().__init__()
         if share not in _SHARES[site.side]:
@@ -59,7 +56,8 @@ class Injection(nn.Module):
         noise = noise.to(clean).expand(torch.broadcast_shapes(noise.shape, (1, *self.site.event.shape)))
         if self.site.mask is not None:
             noise = noise * self.site.mask.to(noise.device)[..., None]
-        return Noisy(self._combine(clean, noise), len(noise) == 1 or self._same_rows(raw, rows), _ratio(noise, clean))
+        shared = rows == 1 and all(len(value) == 1 for value in raw.values())  # but for a mask
+        return Noisy(self._combine(clean, noise), shared, _ratio(noise, clean))
 
     def _sample(self, params: Mapping[str, Tensor], base: object, dtype: torch.dtype) -> Tensor:
         if isinstance(base, Tensor):
@@ -69,10 +67,6 @@ class Injection(nn.Module):
     def _rows(self, clean: Tensor, context: Mapping[str, Tensor]) -> int:
         """Draws per call: one per class on the text side (whose prefix may have one row for all)."""
         return len(context["text_feature"]) if self.site.side == "text" else len(clean)
-
-    def _same_rows(self, raw: Mapping[str, Tensor], rows: int) -> bool:
-        """A mask gives the noise a class axis; the noise below it is shared if nothing else has one."""
-        return rows == 1 and all(len(value) == 1 for value in raw.values())
 
     def _combine(self, clean: Tensor, noise: Tensor) -> Tensor:
         axis = self.site.event.channel_axis
@@ -84,5 +78,5 @@ class Injection(nn.Module):
 
 def _ratio(noise: Tensor, clean: Tensor) -> Tensor:
     with torch.no_grad():
-        ratio = noise.flatten(1).norm(dim=1) / clean.flatten(1).norm(dim=1).clamp_min(1e-12)
+        ratio: Tensor = noise.flatten(1).norm(dim=1) / clean.flatten(1).norm(dim=1).clamp_min(1e-12)
         return ratio.expand(max(len(noise), len(clean)))

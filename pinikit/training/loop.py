@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,12 +47,12 @@ def check_optimiser(name: str) -> None:
     known = ["nesterov", *list_optimizers()]
     if name not in known:
         raise ConfigError(
-            f"optim.name: unknown optimiser {name!r}{nearest(name, known)}; allowed: sgd, nesterov, adamw and "
-            "every other name of timm.optim.list_optimizers()"
+            f"optim.name: unknown optimiser {name!r}{nearest(name, known)}; "
+            "allowed: sgd, nesterov, adamw and every other name of timm.optim.list_optimizers()"
         )
 
 
-def make_optimiser(parameters: list[Tensor], optim: OptimConfig) -> torch.optim.Optimizer:
+def make_optimiser(parameters: Sequence[Tensor], optim: OptimConfig) -> torch.optim.Optimizer:
     """The optimiser; weight decay applies to all parameters, as in PiNI's recipe."""
     name = _TIMM_NAMES.get(optim.name, optim.name)
     optimiser: torch.optim.Optimizer = create_optimizer_v2(
@@ -62,7 +62,12 @@ def make_optimiser(parameters: list[Tensor], optim: OptimConfig) -> torch.optim.
 
 
 def train(
-    model: NoisyModel, losses: list[WeightedLoss], optim: OptimConfig, samples: int, task: Task, run: RunContext
+    model: NoisyModel,
+    losses: list[WeightedLoss],
+    optim: OptimConfig,
+    samples: int,
+    task: Task,
+    run: RunContext,
 ) -> None:
     """Train the model's injections on the task; one row of ``run.history`` per epoch.
 
@@ -120,8 +125,8 @@ def _record(run: RunContext, epoch: int, epochs: int, rate: float, means: list[f
     run.history.append({"epoch": epoch, "lr": rate, "loss": loss, "train_accuracy": 100 * accuracy})
     if not torch.isfinite(torch.tensor(loss)):
         raise TrainingError(
-            f"the loss became {loss} in epoch {epoch} (learning rate {rate:g}); a smaller run.method.optim.lr or "
-            "precision: fp32 usually helps"
+            f"the loss became {loss} in epoch {epoch} (learning rate {rate:g}); "
+            "a smaller run.method.optim.lr or precision: fp32 usually helps"
         )
     run.progress(epoch + 1, epochs, loss=loss, accuracy=100 * accuracy)
 
@@ -146,7 +151,9 @@ class _Views:
     def batch(self, rows: Tensor, epoch: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
         """Activations and labels of the pictures ``rows`` in this epoch."""
         turn, step = divmod(epoch, self._count)
-        order = torch.rand(len(self._labels), self._count, generator=generator(seed, "views", turn)).argsort(1)
+        order = torch.rand(len(self._labels), self._count, generator=generator(seed, "views", turn)).argsort(
+            1
+        )
         rows = rows.to(self._labels.device)
         views = order[:, step].to(self._labels.device)[rows]
         return {stage: tensor[views, rows] for stage, tensor in self._activations.items()}, self._labels[rows]

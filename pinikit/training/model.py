@@ -21,6 +21,7 @@ from pinikit.components.contracts import (
     Surroundings,
 )
 from pinikit.errors import ConfigError, listing
+from pinikit.seeding import generator
 from pinikit.training.injection import Injection
 
 
@@ -45,7 +46,9 @@ class Output:
 class NoisyModel(nn.Module):
     """Frozen backbone, prompts and injections. Only the injections' parameters belong to the module."""
 
-    def __init__(self, backbone: Backbone, prompts: Prompts, injections: Sequence[Injection], seed: int) -> None:
+    def __init__(
+        self, backbone: Backbone, prompts: Prompts, injections: Sequence[Injection], seed: int
+    ) -> None:
         super().__init__()
         self.backbone, self.prompts = backbone, prompts
         self.injections = nn.ModuleDict({injection.label: injection for injection in injections})
@@ -116,6 +119,35 @@ class NoisyModel(nn.Module):
                 f"its image stages: {listing(self.backbone.image.stages)}"
             )
         return Surroundings(injection.site.side, injection.site.event, len(self.prompts.texts), context)
+
+    def check_reach(self) -> None:
+        """Refuse image sites whose noise cannot reach the image feature (a class-token tower's last block).
+
+        Raises:
+            ConfigError: names the injection.
+        """
+        shape = self.backbone.image.stages["pixels"].shape
+        stream = generator(0, "check_reach")
+        pixels = torch.randn(1, *shape, generator=stream).to(self.clean_text)
+        for injection in self._image:
+            site = injection.site
+            assert isinstance(site, ImageSite)
+            probe = torch.zeros(
+                (1, *site.event.shape), device=pixels.device, dtype=pixels.dtype, requires_grad=True
+            )
+
+            def edit(tensor: Tensor, site: ImageSite = site, probe: Tensor = probe) -> Tensor:
+                return site.write(tensor, site.read(tensor) + probe)
+
+            feature = self.backbone.image.run(pixels, edits={site.stage: edit})
+            direction = torch.randn(feature.shape, generator=stream).to(feature)
+            (gradient,) = torch.autograd.grad(feature, probe, direction, allow_unused=True)
+            if gradient is None or not gradient.any():
+                raise ConfigError(
+                    f"run.method.injections.{injection.label}.site: noise at {site.stage!r} does "
+                    f"not reach the image feature of backbone {self.backbone.name!r}, whose class token no "
+                    "longer sees it; allowed: an earlier block, spatial_feature, image_feature"
+                )
 
     # --- forward ----------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ def test_a_checkpoint_and_its_architecture(tmp_path: Path) -> None:
 def test_random_weights() -> None:
     hashes = {weights_hash(BackboneSpec(name, "random")) for name in ("RN50", "ViT-B-16")}
     assert len(hashes) == 2
-    with pytest.raises(ConfigError, match="no backbone 'RN51'.*did you mean 'RN50'"):
+    with pytest.raises(ConfigError, match=r"no backbone 'RN51'.*did you mean 'RN50'"):
         weights_hash(BackboneSpec("RN51", "random"))
 
 
@@ -162,7 +162,7 @@ def test_a_folder_without_weights_or_with_a_broken_configuration(tmp_path: Path)
     with pytest.raises(WeightsError, match="lacks 'model_cfg'"):
         weights_hash(spec)
     (tmp_path / "a" / "open_clip_config.json").unlink()
-    with pytest.raises(WeightsError, match="open_clip_config.json does not exist"):
+    with pytest.raises(WeightsError, match=r"open_clip_config.json does not exist"):
         weights_hash(spec)
     (tmp_path / "a" / "open_clip_model.safetensors").unlink()
     with pytest.raises(WeightsError, match="holds no weights"):

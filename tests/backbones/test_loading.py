@@ -58,7 +58,7 @@ def activations(backbone: Backbone) -> set[type]:
 def tiny_architecture(
     tmp_path: Path, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """Teach open_clip an architecture ``Tiny`` (GELU) and ``Tiny-quickgelu`` with tags; returns the weight file."""
+    """Teach open_clip ``Tiny`` (GELU) and ``Tiny-quickgelu``, each with two tags; returns the weight file."""
     path = tmp_path / "tiny.safetensors"
     save_file(weights, path)
     tags = {
@@ -230,7 +230,7 @@ def test_a_folder_with_a_text_model_of_transformers(tmp_path: Path) -> None:
         ("ViT-B16", None, ConfigError, r"no backbone 'ViT-B16' \(did you mean 'ViT-B-16'\?\)"),
         ("glyphs", None, ConfigError, r"did you mean 'glyph'"),
         ("ViT-B-16", None, ConfigError, r"needs 'pretrained': one of openai, laion400m_e31, .*'random'"),
-        ("ViT-B-16", "opnai", ConfigError, r"no pretrained weights 'opnai' \(did you mean 'openai'\?\); there are openai"),
+        ("ViT-B-16", "opnai", ConfigError, r"weights 'opnai' \(did you mean 'openai'\?\); there"),
         ("glyph", "openai", ConfigError, "brings its own weights"),
         ("local-dir:", None, ConfigError, "lacks what comes behind the colon"),
         ("local-dir:/no/folder", None, WeightsError, "folder /no/folder does not exist"),

@@ -62,7 +62,9 @@ def test_image_generator(case: GoldenCase) -> None:
     injector.build(noise, Surroundings("image", event, len(text), context), Initialiser(0, "image"))
     theirs = {name: tensor for name, tensor in case.inputs.items() if "fc_" in name}
     ours = {_our_name(name): tensor for name, tensor in theirs.items()}
-    raw = torch.func.functional_call(injector.double(), ours, ({feature: visual, "noisy_text_feature": text},))
+    raw = torch.func.functional_call(
+        injector.double(), ours, ({feature: visual, "noisy_text_feature": text},)
+    )
     params = noise.constrain(raw)
     case.check("mu", params["mean"])
     case.check("sigma", params["std"])
@@ -76,11 +78,19 @@ def test_prompt_generator(case: GoldenCase) -> None:
     start, template, suffix = (case.inputs[name] for name in ("prefix", "template", "suffix"))
     embedding = PromptEmbedding(torch.cat([start, template.expand(len(start), -1, -1)], dim=1), suffix)
     site = PrefixSite.__new__(PrefixSite)
-    site.stage, site.event, site._first, site._last = "prompt_embedding", Event(tuple(template.shape)), 1, 1 + len(template)
+    site.stage, site.event, site._first, site._last = (
+        "prompt_embedding",
+        Event(tuple(template.shape)),
+        1,
+        1 + len(template),
+    )
     noise = Gaussian(std="sign_free")
     injection = Injection("text", site, Free(), noise, Add(), "batch")
     injection.build(Surroundings("text", site.event, len(suffix), {}), seed=0)
-    ours = {"injector.values.mean": case.inputs["mu"][None], "injector.values.std": case.inputs["sigma"][None]}
+    ours = {
+        "injector.values.mean": case.inputs["mu"][None],
+        "injector.values.std": case.inputs["sigma"][None],
+    }
     noisy = torch.func.functional_call(
         injection, ours, (site.read(embedding), {}, FixedDraw({"text": case.inputs["eps"]}))
     )
@@ -92,7 +102,12 @@ def test_prompt_generator(case: GoldenCase) -> None:
 
 def _cnn_name(theirs: str) -> str:
     blocks = {"layer1.0": "trunk.3", "layer1.1": "trunk.4", "layer2.0": "trunk.5", "layer3.0": "trunk.6"}
-    heads = {"conv1.": "trunk.0.", "bn1.": "trunk.1.", "conv_variance.": "heads.std.", "conv_mean.": "heads.mean."}
+    heads = {
+        "conv1.": "trunk.0.",
+        "bn1.": "trunk.1.",
+        "conv_variance.": "heads.std.",
+        "conv_mean.": "heads.mean.",
+    }
     for old, new in blocks.items():
         if theirs.startswith(old):
             return new + theirs[len(old) :]
@@ -140,11 +155,15 @@ def test_learning_rate(case: GoldenCase) -> None:
 def _tiny_clip() -> Backbone:
     """The goldens' tiny OpenAI CLIP, loaded into open_clip in double precision."""
     with np.load(FOLDER / "pini_full.npz") as archive:
-        weights = {key.removeprefix("weights/"): archive[key] for key in archive.files if key.startswith("weights/")}
+        weights = {
+            key.removeprefix("weights/"): archive[key] for key in archive.files if key.startswith("weights/")
+        }
     state = {name: torch.from_numpy(array).float() for name, array in weights.items()}
     ids, rows = state.pop("token_ids").long(), state.pop("token_rows")
     state["token_embedding.weight"] = torch.zeros(49408, rows.shape[1]).index_copy(0, ids, rows)
-    model = open_clip.model.build_model_from_openai_state_dict(state, quick_gelu=True, cast_dtype=torch.float32)
+    model = open_clip.model.build_model_from_openai_state_dict(
+        state, quick_gelu=True, cast_dtype=torch.float32
+    )
     tokenizer = open_clip.SimpleTokenizer()
     return assemble_backbone(model.double(), tokenizer, name="tiny", weights_hash="")
 
@@ -188,7 +207,9 @@ class Reproduction:
     def our_name(theirs: str) -> str:
         owner, _, rest = theirs.partition(".")
         if owner == "promptVpnGenerator":
-            return {"template_mu": "text.injector.values.mean", "template_var": "text.injector.values.std"}[rest]
+            return {"template_mu": "text.injector.values.mean", "template_var": "text.injector.values.std"}[
+                rest
+            ]
         return f"image.injector.{_our_name(rest)}"
 
     def forward(self) -> tuple[Any, Tensor]:
@@ -229,7 +250,10 @@ def test_one_optimiser_step(case: GoldenCase) -> None:
     ours = Reproduction(case)
     settings = case.hyper["optimizer"]
     optim = OptimConfig(
-        name=settings["name"], lr=settings["lr"], momentum=settings["momentum"], weight_decay=settings["weight_decay"]
+        name=settings["name"],
+        lr=settings["lr"],
+        momentum=settings["momentum"],
+        weight_decay=settings["weight_decay"],
     )
     optimiser = make_optimiser(list(ours.model.injections.parameters()), optim)
     _, loss = ours.forward()

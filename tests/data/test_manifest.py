@@ -39,9 +39,6 @@ class Toy(DataSet):
     def check(self, items: Iterable[Item]) -> None:
         raise NotImplementedError
 
-    def content_hash(self, item: Item) -> str:
-        raise NotImplementedError
-
 
 def dassl(catalogue: Catalogue, shots: int, seed: int) -> tuple[list[Item], list[Item]]:
     """The published order of draws, from the global generator as there (enough pictures assumed)."""

@@ -58,9 +58,6 @@ class Noise(DataSet):
     def check(self, items: Iterable[Item]) -> None:
         raise NotImplementedError
 
-    def content_hash(self, item: Item) -> str:
-        raise NotImplementedError
-
 
 ITEMS = [Item(str(number), 0) for number in range(7)]
 

@@ -77,7 +77,10 @@ def finished(run: Run, accuracy: float, **changes: Any) -> StoredResult:
     trained = run.config["method"]["name"] != "zero_shot"
     drop = 0.4 if trained else 0.0
     modes = changes.pop("modes", run.config["evaluate"]["noise"])
-    metrics = {mode: _metrics(accuracy - drop * (mode == "sample") + drop * mode.startswith("mc"), mode, run) for mode in modes}
+    metrics = {
+        mode: _metrics(accuracy - drop * (mode == "sample") + drop * mode.startswith("mc"), mode, run)
+        for mode in modes
+    }
     costs = {
         "seconds_train": 4.0 * trained,
         "seconds_evaluate": 0.3,
@@ -120,7 +123,14 @@ def _metrics(accuracy: float, mode: str, run: Run) -> dict[str, Any]:
 
 def failed(run: Run, error: str = "FloatingPointError: the loss is NaN in epoch 3") -> StoredResult:
     """A failed result."""
-    content = {"format": 1, "run_id": run.id, "status": "failed", "error": error, "arm": run.arm, "seed": run.seed}
+    content = {
+        "format": 1,
+        "run_id": run.id,
+        "status": "failed",
+        "error": error,
+        "arm": run.arm,
+        "seed": run.seed,
+    }
     return StoredResult(run.id, content)
 
 

@@ -24,7 +24,7 @@ class Sphere(Combine):
 
     def __call__(self, clean: Tensor, noise: Tensor) -> Tensor:
         """The turned vector."""
-        norm = clean.norm(dim=-1, keepdim=True)
+        norm: Tensor = clean.norm(dim=-1, keepdim=True)
         unit = functional.normalize(clean, dim=-1)
         tangent = noise - (noise * unit).sum(-1, keepdim=True) * unit
         square = tangent.square().sum(-1, keepdim=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import importlib.util
 from collections.abc import Iterable
 from functools import cached_property
@@ -62,10 +61,6 @@ class Digits(DataSet):
         missing = [name for name in names if _number(name, len(self._rows)) is None]
         if missing:
             raise missing_pictures(self.name, "in scikit-learn's digits", missing, len(names))
-
-    def content_hash(self, item: Item) -> str:
-        """SHA-256 of the 64 grey values."""
-        return hashlib.sha256(self._grey_values(item)).hexdigest()
 
     def _grey_values(self, item: Item) -> bytes:
         """The 64 grey values, 0 to 16, row by row."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 from pinikit.data.catalogue import Catalogue, Item, hashed_order
@@ -65,6 +67,12 @@ class ImageFolder(PictureFiles):
         classes = _sub_folders(root / "train") if explicit else folders
         parts = self._given_splits(root, classes) if explicit else self._hashed_splits(root, classes)
         return Catalogue(self.name, self._class_names(classes), parts["train"], parts["val"], parts["test"])
+
+    def content(self, items: Iterable[Item]) -> str:
+        """SHA-256 over the pictures' names and sizes in bytes: two folders may use the same names."""
+        folder = self.picture_folder()
+        sizes = [f"{item.id}\t{(folder / item.id).stat().st_size}" for item in items]
+        return hashlib.sha256("\n".join(sizes).encode()).hexdigest()
 
     def _check_fractions(self) -> None:
         for key, low in (("test_fraction", "above 0"), ("val_fraction", "0 or above")):

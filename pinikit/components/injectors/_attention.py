@@ -15,7 +15,13 @@ class TextAttention(nn.Module):
     """
 
     def __init__(
-        self, width: int, text_width: int, hidden: int, initialise: Initialiser, scaled: bool, detach_keys: bool
+        self,
+        width: int,
+        text_width: int,
+        hidden: int,
+        initialise: Initialiser,
+        scaled: bool,
+        detach_keys: bool,
     ) -> None:
         super().__init__()
         self.query = initialise.linear("query", width, hidden)

@@ -25,9 +25,7 @@ class Heads(nn.Module):
 
     def forward(self, hidden: Tensor) -> dict[str, Tensor]:
         """[..., hidden] → each parameter [..., *shape]."""
-        return {
-            name: layer(hidden).unflatten(-1, self._shapes[name]) for name, layer in self.layers.items()
-        }
+        return {name: layer(hidden).unflatten(-1, self._shapes[name]) for name, layer in self.layers.items()}
 
 
 def spread(params: dict[str, Tensor], event: Event) -> dict[str, Tensor]:

@@ -52,7 +52,9 @@ class CnnPixel(Injector):
             _Residual("block2", 64, 128, initialise),
             _Residual("block3", 128, 64, initialise),
         )
-        self.heads = nn.ModuleDict({name: initialise.conv(name, 64, channels, 3) for name in noise.parameters})
+        self.heads = nn.ModuleDict(
+            {name: initialise.conv(name, 64, channels, 3) for name in noise.parameters}
+        )
 
     def forward(self, context: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each parameter [B, 3, H, W]."""
@@ -61,7 +63,8 @@ class CnnPixel(Injector):
 
     def _to_level(self, maps: Tensor) -> Tensor:
         flat = maps.flatten(2)  # [B, 3, H·W]
-        return self._level * flat.shape[-1] ** 0.5 * functional.normalize(flat, dim=-1).view_as(maps)
+        level: float = self._level * flat.shape[-1] ** 0.5
+        return level * functional.normalize(flat, dim=-1).view_as(maps)
 
 
 class _Residual(nn.Module):

@@ -29,7 +29,9 @@ class FreePerClass(Injector):
     def build(self, noise: Noise, around: Surroundings, initialise: Initialiser) -> None:
         """One tensor [C, *shape] per parameter."""
         if around.side != "text":
-            raise ConfigError("injector 'free_per_class': an image site has no class axis; allowed: text sites")
+            raise ConfigError(
+                "injector 'free_per_class': an image site has no class axis; allowed: text sites"
+            )
         shapes = noise.parameter_shapes(around.event.shape)
         self.values = nn.ParameterDict(
             {

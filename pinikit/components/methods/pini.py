@@ -67,6 +67,7 @@ class Pini(Method):
         check_optimiser(self._optim.name)
         self._make_losses()
         model = self._make_model(backbone, prompts, seed=0)
+        model.check_reach()
         return Footprint(model.earliest_change, _cost_class(model), _count(model))
 
     def fit(self, task: Task, run: RunContext) -> Predictor:

@@ -47,11 +47,13 @@ class Gaussian(Noise):
 
     def log_prob(self, params: Mapping[str, Tensor], sample: Tensor) -> Tensor:
         """Log-density of ``sample``, summed over the last axis."""
-        return self._distribution(params).log_prob(sample).sum(-1)
+        density: Tensor = self._distribution(params).log_prob(sample)
+        return density.sum(-1)
 
     def entropy(self, params: Mapping[str, Tensor]) -> Tensor:
         """Entropy in nats, summed over the last axis."""
-        return self._distribution(params).entropy().sum(-1)
+        entropy: Tensor = self._distribution(params).entropy()
+        return entropy.sum(-1)
 
     def kl(self, params: Mapping[str, Tensor], prior_std: float = 1.0) -> Tensor:
         """KL divergence to N(0, prior_std²) in nats, summed over the last axis."""

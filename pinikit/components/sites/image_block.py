@@ -11,7 +11,7 @@ from pinikit.errors import ConfigError
 
 
 class ImageBlock(Site):
-    """Patch tokens [P, W] behind block ``index``: ``image_block.3``, ``image_block.-1``, ``image_block.middle``.
+    """Patch tokens [P, W] behind a block: ``image_block.3``, ``image_block.-2``, ``image_block.middle``.
 
     Blocks count from 0; a negative index counts from the last block; ``middle`` is the block behind
     which half of the tower lies (the lower of two). The class token is left alone.
