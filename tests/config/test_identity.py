@@ -93,7 +93,8 @@ def test_the_place_of_pictures_does_not_matter_but_their_content_does(tmp_path: 
     path = write(tmp_path, study)
     one, two = (ids(path, f"run.data.root={tmp_path / name}") for name in ("one", "two"))
     assert one == two
-    Image.new("RGB", (99, 77), "red").save(tmp_path / "two" / "dog" / "3.png")
+    for k in range(8):
+        Image.new("RGB", (99, 77), "red").save(tmp_path / "two" / "dog" / f"{k}.png")
     assert ids(path, f"run.data.root={tmp_path / 'two'}") != one
 
 
