@@ -191,7 +191,7 @@ def _load_weights(model: Any, path: Path) -> None:
     is_torchscript = _is_torchscript(path)
     try:
         if is_torchscript:
-            state = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+            state = torch.jit.load(str(path), map_location="cpu").state_dict()
         else:
             load_checkpoint(model, str(path), strict=True, weights_only=True)
     except DAMAGED as error:

