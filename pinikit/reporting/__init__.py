@@ -19,7 +19,7 @@ FIGURES = ("accuracy.png", "accuracy.svg")
 def write_report(result: StudyResult) -> list[Path]:
     """Write report, ``results.csv``, ``summary.csv`` and the figure as PNG and SVG to the study's folder.
 
-    Equal results give equal bytes, so a report that is there already is left alone. ``report.md`` is
+    Equal results give equal bytes, so a report of this version that is there is left alone. ``report.md`` is
     written last: if it is there, so is the rest.
 
     Returns:

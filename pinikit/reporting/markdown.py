@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pinikit.api import StudyResult
     from pinikit.study.study import Run
 
+LAYOUT = 1
+"""Raised when figure or report come out differently from equal results, so that old ones are made anew."""
+
 _HEADLINE = (
     "Test accuracy in percent at the last epoch, with noise at its mean. No epoch and no setting was chosen "
     "on the test set: it was opened once, after training."
@@ -62,6 +65,7 @@ def report_text(result: StudyResult) -> str:
         "## How it was measured",
         _method(summaries, study.baseline),
         _environment(result),
+        f"<!-- pinikit {__version__}, layout {LAYOUT} -->",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -254,7 +258,7 @@ def _environment(result: StudyResult) -> str:
     """Where the runs were trained, as their own records say."""
     found = dict.fromkeys(_environment_line(path) for path in _environment_files(result))
     lines = [line for line in found if line]
-    return "\n".join(f"Trained with {line}." for line in lines) or f"Reported by pinikit {__version__}."
+    return "\n".join(f"Trained with {line}." for line in lines) or "Nothing is known of where it was trained."
 
 
 def _environment_files(result: StudyResult) -> list[Path]:
