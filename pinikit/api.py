@@ -212,16 +212,17 @@ def _check(study: Study, runs: list[Run], workshop: Workshop) -> dict[str, Footp
     """Validate the arms of ``runs``; all that is wrong is said at once."""
     from pinikit.study.run import check_run
 
-    footprints: dict[str, Footprint] = {}
     wrong: list[PinikitError] = []
     lines: list[str] = []
-    for arm in dict.fromkeys(run.arm for run in runs):
+    footprints: dict[str, Footprint] = {}
+    for run in {(run.arm, run.manifest.hash): run for run in runs}.values():
         try:
-            for run in (run for run in runs if run.arm == arm):
-                footprints[arm] = check_run(run, workshop)
+            run.dataset.check(run.manifest.items)
+            if run.arm not in footprints:
+                footprints[run.arm] = check_run(run, workshop)
         except PinikitError as error:
             wrong.append(error)
-            lines.append(f"{study.file}: arm {arm!r}: {error}")
+            lines.append(f"{study.file}: arm {run.arm!r}: {error}")
     if wrong:
         raise type(wrong[0])("\n".join(dict.fromkeys(lines)))
     return footprints
@@ -233,7 +234,7 @@ def _train(
     from pinikit.study.run import Workshop, execute
 
     workshop = Workshop()
-    _check(study, todo, workshop)
+    footprints = _check(study, todo, workshop)
     for message in workshop.messages():
         reporter.message(message)
     reporter.study_started(study, len(todo), len(study.runs) - len(todo))
@@ -242,7 +243,8 @@ def _train(
         reporter.run_started(run, index, len(todo))
         plugins().notify("pinikit_run_started", run_id=run.id, arm=run.arm, seed=run.seed)
         with store.lock(run.id):
-            result = _stored(store, run.id) or execute(run, store, workshop, reporter, study.name)
+            done = _stored(store, run.id)  # by another process, while this one waited
+            result = done or execute(run, footprints[run.arm], store, workshop, reporter, study.name)
         results[run.arm, run.seed] = result
         plugins().notify(
             "pinikit_run_finished", run_id=run.id, arm=run.arm, seed=run.seed, result=result.content

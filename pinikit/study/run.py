@@ -113,18 +113,19 @@ def method_of(run: Run) -> Method:
 
 
 def check_run(run: Run, workshop: Workshop) -> Footprint:
-    """Refuse whatever can be refused before training: stages, prompts, shapes, data, devices.
+    """Refuse whatever can be refused before training: stages, prompts, shapes, devices.
 
     Raises:
-        ConfigError, DataError, WeightsError: it would fail.
+        ConfigError, WeightsError: it would fail.
     """
     for mode in run.config["evaluate"]["noise"]:
         draws_of(mode)
-    run.dataset.check(run.manifest.items)
     return method_of(run).footprint(workshop.backbone(run), workshop.prompts_of(run))
 
 
-def execute(run: Run, store: Store, workshop: Workshop, steps: Steps, study: str) -> StoredResult:
+def execute(
+    run: Run, footprint: Footprint, store: Store, workshop: Workshop, steps: Steps, study: str
+) -> StoredResult:
     """Train, evaluate and store a run. A failure is stored as a failed result, not raised.
 
     Raises:
@@ -139,7 +140,7 @@ def execute(run: Run, store: Store, workshop: Workshop, steps: Steps, study: str
     with _logging_to(folder / "run.log"):
         log.info("run %s: arm %s, seed %d", run.id, run.arm, run.seed)
         try:
-            outcome = _train_and_evaluate(run, folder, workshop, steps)
+            outcome = _train_and_evaluate(run, footprint, folder, workshop, steps)
         except (DataError, WeightsError):
             raise
         except PinikitError as error:
@@ -155,7 +156,9 @@ def execute(run: Run, store: Store, workshop: Workshop, steps: Steps, study: str
         return store.save(run.id, {**head, "status": "finished", **outcome})
 
 
-def _train_and_evaluate(run: Run, folder: Path, workshop: Workshop, steps: Steps) -> dict[str, Any]:
+def _train_and_evaluate(
+    run: Run, footprint: Footprint, folder: Path, workshop: Workshop, steps: Steps
+) -> dict[str, Any]:
     torch.set_num_threads(run.config["threads"] or os.cpu_count() or 1)
     config = run.config
     memory = PeakMemory(torch_device(config["device"]))
@@ -174,7 +177,6 @@ def _train_and_evaluate(run: Run, folder: Path, workshop: Workshop, steps: Steps
             metrics["val"] = _evaluate(run, predictor, task.val, ["mean"], steps)
         test = Split(bank, run.manifest.test, steps.encoding)  # opened here for the first time
         metrics["test"] = _evaluate(run, predictor, test, config["evaluate"]["noise"], steps)
-    footprint = method.footprint(workshop.backbone(run), prompts)
     costs = {
         **clock.seconds(),
         "peak_memory_mb": memory.megabytes(),

@@ -58,6 +58,7 @@ def evaluate(
     """
     activations = split.activations(predictor.requires)
     device = split.labels.device
+    labels = split.labels.cpu()
 
     def score(draw: Draw) -> _Scored:
         with torch.no_grad(), autocast(device, precision):
@@ -72,7 +73,7 @@ def evaluate(
     results = {}
     for mode in modes:
         taken = [mean] if mean is not None and (mode == "mean" or count == 0) else draws[: draws_of(mode)]
-        results[mode] = _summarise([scored for scored in taken if scored is not None], split.labels)
+        results[mode] = _summarise([scored for scored in taken if scored is not None], labels)
     return results
 
 
@@ -83,7 +84,7 @@ def _score(predictor: Predictor, activations: dict[str, Tensor], draw: Draw, bat
     for first in range(0, count, batch_size):
         batch = {stage: tensor[first : first + batch_size] for stage, tensor in activations.items()}
         classified = classify(batch)
-        log_probs.append(classified.logits.float().log_softmax(1))
+        log_probs.append(classified.logits.float().log_softmax(1).cpu())
         ratios.append(
             {label: ratio.float().mean() * len(log_probs[-1]) for label, ratio in classified.ratios.items()}
         )
