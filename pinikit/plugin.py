@@ -105,7 +105,7 @@ class Plugins:
                         implementation.function(self.registry)
         except Exception as error:
             self.problems.append(Problem(name, f"{type(error).__name__}: {error}"))
-            if self._manager.has_plugin(name):
+            if self._manager.get_plugin(name) is plugin:  # not another one of the same name
                 self._manager.unregister(name=name)
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ def canonical_json(value: Any) -> str:
         TypeError: something in ``value`` is not JSON.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON object but for its own ``checksum``, 64 hex digits."""
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    return hashlib.sha256(canonical_json(rest).encode()).hexdigest()
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:

@@ -12,8 +12,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pinikit.components.contracts import Predictor
-from pinikit.data.files import read_json, write_atomic, write_json
-from pinikit.errors import WeightsError
+from pinikit.data.files import checksum, read_json, write_atomic, write_json
+from pinikit.errors import DataError, WeightsError
 from pinikit.study.study import Run
 
 FORMAT = 1
@@ -44,7 +44,7 @@ def save_checkpoint(folder: Path, run: Run, predictor: Predictor) -> None:
         "class_names": list(run.manifest.class_names),
         "sha256": hashlib.sha256(tensors).hexdigest(),
     }
-    write_json(folder / DESCRIPTION, description)
+    write_json(folder / DESCRIPTION, {**description, "checksum": checksum(description)})
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -67,11 +67,15 @@ def load_checkpoint(folder: Path) -> Checkpoint:
                 f"{description_path}: format {description['format']} is not known to this pinikit"
             )
         if hashlib.sha256(content).hexdigest() != description["sha256"]:
-            raise WeightsError(
-                f"{tensors_path}: is damaged (its checksum does not match); run the study again"
-            )
+            raise _damaged(tensors_path)
+        if checksum(description) != description["checksum"]:
+            raise _damaged(description_path)
         state = load(content)
-    except (KeyError, TypeError, SafetensorError) as error:
+    except (DataError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise WeightsError(f"{folder}: the checkpoint is damaged ({error}); run the study again") from error
     names = tuple(description["class_names"])
     return Checkpoint(description["config"], description["template"], names, state)
+
+
+def _damaged(path: Path) -> WeightsError:
+    return WeightsError(f"{path}: is damaged (its checksum does not match); run the study again")

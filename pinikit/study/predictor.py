@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from PIL import Image
@@ -15,6 +15,7 @@ from pinikit.components.contracts import Draw, Method
 from pinikit.config.build import create
 from pinikit.data.pictures import decode
 from pinikit.data.transforms import EvalTransform
+from pinikit.plugin import registry
 from pinikit.study.checkpoint import load_checkpoint
 from pinikit.training.draws import MeanDraw, RandomDraw
 from pinikit.training.evaluation import draws_of
@@ -41,6 +42,8 @@ class LoadedPredictor:
         self._predictor = method.restore(backbone, prompts, checkpoint.state)
         self._backbone = backbone
         self._transform = EvalTransform(backbone.preprocess)
+        dataset = registry().find("dataset", config["data"]["name"], "run.data").load()
+        self._upright = bool(getattr(dataset, "upright", False))  # pictures are opened as in training
 
     def probabilities(self, pictures: Sequence[Picture], noise: str = "mean") -> torch.Tensor:
         """Class probabilities [N, C] of pictures, given as paths or PIL images.
@@ -53,7 +56,8 @@ class LoadedPredictor:
             DataError: a picture cannot be read.
             ConfigError: no such treatment of noise.
         """
-        pixels = torch.stack([self._transform(_opened(picture)) for picture in pictures]).to(self._device)
+        opened = (self._opened(picture) for picture in pictures)
+        pixels = torch.stack([self._transform(picture) for picture in opened]).to(self._device)
         draws: list[Draw] = [
             RandomDraw(self._seed, "predict", k, device=self._device) for k in range(draws_of(noise))
         ]
@@ -75,6 +79,7 @@ class LoadedPredictor:
             for values, indices in zip(probabilities, classes, strict=True)
         ]
 
-
-def _opened(picture: Picture) -> Any:
-    return picture if isinstance(picture, Image.Image) else decode(Path(picture))
+    def _opened(self, picture: Picture) -> Image.Image:
+        if isinstance(picture, Image.Image):
+            return picture
+        return decode(Path(picture), upright=self._upright)

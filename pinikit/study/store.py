@@ -7,7 +7,6 @@ A run without a sound ``result.json`` is not finished. ``studies/<name>/`` holds
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from pinikit.data.files import canonical_json, read_json, sha256_file, write_json
+from pinikit.data.files import checksum, read_json, sha256_file, write_json
 from pinikit.errors import ConfigError, DataError
 
 FORMAT = 1
@@ -101,13 +100,13 @@ class Store:
             return None
         try:
             content = read_json(folder / RESULT)
-            if not isinstance(content, dict) or content.get("checksum") != _checksum(content):
+            if not isinstance(content, dict) or content.get("checksum") != checksum(content):
                 return f"{folder / RESULT} does not match its own checksum"
             for name, expected in content["files"].items():
                 if sha256_file(folder / name) != expected:
                     return f"{folder / name} does not match its checksum"
-        except (DataError, OSError, KeyError) as error:
-            return str(error)
+        except (DataError, OSError, KeyError, ValueError) as error:
+            return f"{folder / RESULT}: {error}"
         return None
 
     def save(self, run_id: str, content: Mapping[str, Any]) -> StoredResult:
@@ -115,11 +114,6 @@ class Store:
         folder = self.run_folder(run_id)
         files = {name: sha256_file(folder / name) for name in CHECKED_FILES if (folder / name).is_file()}
         whole = {"format": FORMAT, "run_id": run_id, **content, "files": files}
-        whole["checksum"] = _checksum(whole)
+        whole["checksum"] = checksum(whole)
         write_json(folder / RESULT, whole)
         return StoredResult(run_id, whole)
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in content.items() if key != "checksum"}
-    return hashlib.sha256(canonical_json(rest).encode()).hexdigest()

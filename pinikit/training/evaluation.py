@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pinikit.components.contracts import Draw, Predictor
-from pinikit.errors import ConfigError
+from pinikit.errors import ConfigError, PinikitError
 from pinikit.training.draws import MeanDraw, RandomDraw
 from pinikit.training.metrics import classification_metrics, flip_rate
 from pinikit.training.precision import autocast
@@ -55,6 +56,9 @@ def evaluate(
     ``mc-K`` averages probabilities over K draws and also reports the spread of the single draws'
     accuracies, and how often two draws disagree. The draws of all modes are the first ones of the same
     sequence: ``sample`` is the first of ``mc-K``. One draw of text noise serves the whole split.
+
+    Raises:
+        PinikitError: a metric is not finite.
     """
     activations = split.activations(predictor.requires)
     device = split.labels.device
@@ -74,7 +78,20 @@ def evaluate(
     for mode in modes:
         taken = [mean] if mean is not None and (mode == "mean" or count == 0) else draws[: draws_of(mode)]
         results[mode] = _summarise([scored for scored in taken if scored is not None], labels)
+        _check_finite(mode, results[mode])
     return results
+
+
+def _check_finite(mode: str, metrics: Mapping[str, Any]) -> None:
+    """The last training step may have spoiled the parameters after the last loss was computed."""
+    flat = {name: value for name, value in metrics.items() if isinstance(value, float)}
+    flat |= {f"noise_ratio of {label}": ratio for label, ratio in metrics["noise_ratio"].items()}
+    for name, value in flat.items():
+        if not math.isfinite(value):
+            raise PinikitError(
+                f"evaluation with noise {mode!r}: {name} is {value}, as what was trained is out of bounds; "
+                "a smaller run.method.optim.lr usually helps"
+            )
 
 
 def _score(predictor: Predictor, activations: dict[str, Tensor], draw: Draw, batch_size: int) -> _Scored:

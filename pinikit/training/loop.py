@@ -24,6 +24,9 @@ from pinikit.training.task import Task
 _TIMM_NAMES = {"sgd": "momentum", "nesterov": "sgd"}
 """timm's ``sgd`` is Nesterov's; here, as in torch and in PiNI's recipe, ``sgd`` is plain momentum."""
 
+_FP16_SCALE = 2.0**10
+"""torch's 2**16 overflows in the first steps and skips them; few-shot runs have no steps to spare."""
+
 
 class TrainingError(PinikitError):
     """Training went wrong in a way that the run's configuration causes."""
@@ -78,7 +81,7 @@ def train(
     if not parameters:
         return
     optimiser = make_optimiser(parameters, optim)
-    scaler = torch.amp.GradScaler(run.device.type, enabled=run.precision == "fp16")
+    scaler = torch.amp.GradScaler(run.device.type, init_scale=_FP16_SCALE, enabled=run.precision == "fp16")
     views = _load_views(model, task)
     draw = RandomDraw(run.seed, "train", device=run.device)
     model.train()

@@ -1,0 +1,214 @@
+"""Injectors: what they refuse, what they yield, and that their state is all that they learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from pinikit.components.contracts import Event, Injector, Noise, Shape, Side, Surroundings
+from pinikit.components.initialise import Initialiser
+from pinikit.components.injectors.cnn_pixel import CnnPixel
+from pinikit.components.injectors.constant import Constant
+from pinikit.components.injectors.cross_attention import CrossAttention
+from pinikit.components.injectors.cross_attention_spatial import CrossAttentionSpatial
+from pinikit.components.injectors.free import Free
+from pinikit.components.injectors.free_per_class import FreePerClass
+from pinikit.components.injectors.mlp import Mlp
+from pinikit.components.noise.controls import Isotropic, MuOnly
+from pinikit.components.noise.gaussian import Gaussian
+from pinikit.errors import ConfigError
+
+CLASSES, BATCH, WIDTH, POSITIONS = 5, 3, 12, 4
+CONTEXT: Mapping[str, Shape] = {
+    "image_feature": (WIDTH,),
+    "text_feature": (WIDTH,),
+    "noisy_text_feature": (WIDTH,),
+    "spatial_feature": (POSITIONS, 10),
+}
+VECTOR, TOKENS, PICTURE = Event((WIDTH,)), Event((POSITIONS, 10)), Event((3, 6, 6), channel_axis=0)
+
+
+def around(side: Side, event: Event, **context: Shape) -> Surroundings:
+    return Surroundings(side, event, CLASSES, {**CONTEXT, "here": event.shape, **context})
+
+
+def build(
+    injector: Injector, side: Side = "image", event: Event = VECTOR, noise: Noise | None = None, seed: int = 0
+) -> Injector:
+    injector.build(noise or Gaussian(), around(side, event), Initialiser(seed, "label"))
+    return injector.eval()
+
+
+def context(event: Event, side: Side = "image") -> dict[str, torch.Tensor]:
+    stream = torch.Generator().manual_seed(3)
+    rows = CLASSES if side == "text" else BATCH
+    shapes = {
+        "here": (rows, *event.shape),
+        "image_feature": (BATCH, WIDTH),
+        "spatial_feature": (BATCH, *CONTEXT["spatial_feature"]),
+        "text_feature": (CLASSES, WIDTH),
+        "noisy_text_feature": (CLASSES, WIDTH),
+    }
+    return {name: torch.randn(shape, generator=stream) for name, shape in shapes.items()}
+
+
+BUILT: dict[str, tuple[Any, Side, Event]] = {
+    "free": (Free, "image", VECTOR),
+    "free text": (Free, "text", TOKENS),
+    "free_per_class": (FreePerClass, "text", TOKENS),
+    "mlp": (Mlp, "image", TOKENS),
+    "mlp text": (Mlp, "text", VECTOR),
+    "mlp image_feature": (lambda: Mlp(context="image_feature"), "image", TOKENS),
+    "mlp pixels": (lambda: Mlp(context="image_feature"), "image", PICTURE),
+    "cross_attention": (lambda: CrossAttention(reduction=2), "image", VECTOR),
+    "cross_attention pixels": (CrossAttention, "image", PICTURE),
+    "cross_attention_spatial": (CrossAttentionSpatial, "image", TOKENS),
+    "cross_attention_spatial feature": (CrossAttentionSpatial, "image", VECTOR),
+    "cnn_pixel": (CnnPixel, "image", PICTURE),
+    "constant": (lambda: Constant({"mean": 0.0, "std": 0.05}), "image", VECTOR),
+}
+
+
+# --- what they yield ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_parameters_broadcast_to_the_event(name: str) -> None:
+    make, side, event = BUILT[name]
+    given = context(event, side)
+    injector = build(make(), side, event)
+    raw = injector({key: given[key] for key in injector.requires})
+    assert set(raw) == {"mean", "std"}
+    for value in raw.values():
+        assert torch.broadcast_shapes(value.shape, given["here"].shape) == given["here"].shape
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_state_survives_a_round_trip(name: str) -> None:
+    make, side, event = BUILT[name]
+    given = context(event, side)
+    one, other = build(make(), side, event, seed=1), build(make(), side, event, seed=2)
+    other.load_state_dict(one.state_dict())
+    for key, value in one(given).items():
+        assert torch.equal(value, other(given)[key])
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_initial_values_depend_on_seed_and_label_only(name: str) -> None:
+    make, side, event = BUILT[name]
+    before = torch.get_rng_state()
+    one, again = build(make(), side, event).state_dict(), build(make(), side, event).state_dict()
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(value, again[key]) for key, value in one.items())
+    other = build(make(), side, event, seed=1).state_dict()
+    learned = [key for key, value in one.items() if value.ndim > 1]
+    assert not any(torch.equal(one[key], other[key]) for key in learned)
+
+
+def test_initial_values_are_those_of_pytorch() -> None:
+    """Same distribution: bounds of 1/sqrt(fan in), for weights and biases."""
+    injector = build(Mlp(hidden=400))
+    for layer in (injector.input, *injector.heads.layers.values()):
+        bound = layer.in_features**-0.5
+        for parameter in layer.parameters():
+            assert parameter.abs().max() <= bound
+        assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    free = build(Free(init_std=0.5), event=Event((100, 100)))
+    assert free.values["mean"].std().item() == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("make", [Mlp, CrossAttention, CrossAttentionSpatial])
+def test_heads_may_begin_at_zero(make: Any) -> None:
+    raw = build(make(zero_init_heads=True))(context(VECTOR))
+    assert all(not value.any() for value in raw.values())
+
+
+def test_constant_yields_its_values() -> None:
+    raw = build(Constant({"mean": 0.25, "std": 0.05}), event=TOKENS)(context(TOKENS))
+    assert raw["mean"].eq(0.25).all()
+    assert raw["std"].eq(0.05).all()
+    assert raw["std"].shape == (1, *TOKENS.shape)
+    assert build(Constant({"mean": 0.0, "std": 0.1})).state_dict() == {}
+    assert build(Constant({}), noise=Isotropic())(context(VECTOR)) == {}
+
+
+def test_attention_may_be_scaled() -> None:
+    """With one class there is nothing to weigh; with several the factor changes the weights."""
+    given = context(VECTOR)
+    for classes, same in ((1, True), (CLASSES, False)):
+        given["noisy_text_feature"] = context(VECTOR)["noisy_text_feature"][:classes]
+        plain, scaled = (build(CrossAttention(scaled=flag))(given)["mean"] for flag in (False, True))
+        assert torch.allclose(plain, scaled) == same
+
+
+def test_pixel_maps_have_the_level_as_root_mean_square() -> None:
+    raw = build(CnnPixel(level=0.3), event=PICTURE)(context(PICTURE))
+    for value in raw.values():
+        rms = value.square().mean((2, 3)).sqrt()
+        torch.testing.assert_close(rms, torch.full_like(rms, 0.3))
+
+
+# --- what they refuse ---------------------------------------------------------------------------------
+
+REFUSED: dict[str, tuple[Any, Side, Event, str]] = {
+    "cross_attention at a text site": (CrossAttention, "text", TOKENS, "'cross_attention': reads image"),
+    "cross_attention_spatial at a text site": (
+        CrossAttentionSpatial,
+        "text",
+        TOKENS,
+        "'cross_attention_spatial': reads spatial features, which a text site does not have; allowed: image",
+    ),
+    "cross_attention_spatial with other positions": (
+        CrossAttentionSpatial,
+        "image",
+        Event((POSITIONS + 1, 10)),
+        r"event \(5, 10\) does not have the 4 positions of spatial_feature; allowed: .*image_feature",
+    ),
+    "cross_attention_spatial at pixels": (CrossAttentionSpatial, "image", PICTURE, "does not have the 4"),
+    "free_per_class at an image site": (FreePerClass, "image", VECTOR, "no class axis; allowed: text sites"),
+    "cnn_pixel at a feature": (CnnPixel, "image", VECTOR, r"shape \(12,\); allowed: site pixels"),
+    "cnn_pixel at tokens": (CnnPixel, "image", TOKENS, "'cnn_pixel': needs a picture"),
+    "cnn_pixel at a text site": (CnnPixel, "text", TOKENS, "'cnn_pixel': needs a picture"),
+    "mlp here at pixels": (Mlp, "image", PICTURE, "which pixels have not; allowed there: context: image_f"),
+    "constant without a parameter": (
+        lambda: Constant({"mean": 0.0}),
+        "image",
+        VECTOR,
+        "'constant': values: missing std",
+    ),
+    "constant with an unknown parameter": (
+        lambda: Constant({"mean": 0.0, "sdt": 0.1}),
+        "image",
+        VECTOR,
+        r"values\.sdt: the noise has no such parameter \(did you mean 'std'\?\); allowed: mean, std",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_does_not_fit_is_refused(what: str) -> None:
+    make, side, event, message = REFUSED[what]
+    with pytest.raises(ConfigError, match=message):
+        build(make(), side, event)
+
+
+def test_constant_needs_what_the_noise_needs_and_no_more() -> None:
+    build(Constant({"mean": 0.1}), noise=MuOnly())
+    with pytest.raises(ConfigError, match=r"values\.std.*allowed: mean"):
+        build(Constant({"mean": 0.1, "std": 0.1}), noise=MuOnly())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Mlp(hidden=0), "hidden: found 0; allowed: 1 or more"),
+        (lambda: CrossAttention(reduction=0), "reduction: found 0"),
+        (lambda: CrossAttentionSpatial(reduction=-1), "reduction: found -1"),
+    ],
+)
+def test_impossible_sizes_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,139 @@
+"""Same seed, same bits: whatever the order of the arms, and whatever killed the study on its way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from commands import RUNS, STUDY, bits, call, read, write_study
+from processes import Shell, once, shell
+
+from pinikit.study.store import Store
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    with shell(tmp_path_factory.mktemp("shell")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def reference(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
+    """The study without any disturbance, in this process."""
+    runs = tmp_path_factory.mktemp("reference")
+    assert call("run", study, "--runs", runs, "--quiet").exit_code == 0
+    found = bits(read(runs))
+    assert len(found) == RUNS
+    return found
+
+
+def finished(runs: Path) -> list[Path]:
+    return list(runs.glob("by-id/*/result.json"))
+
+
+def check_nothing_torn(runs: Path) -> None:
+    """Every result that is there is whole, and so is everything that it vouches for."""
+    for path in finished(runs):
+        assert Store(runs).damage(path.parent.name) is None
+    for path in runs.rglob("*.json"):
+        json.loads(path.read_text())
+
+
+def test_another_order_of_arms_and_one_arm_alone(
+    study: Path, reference: dict[Any, Any], tmp_path: Path, forked: Shell
+) -> None:
+    content = yaml.safe_load(STUDY)
+    content["design"]["arms"] = dict(reversed(content["design"]["arms"].items()))
+    content["seeds"] = [2, 1]
+    turned = write_study(tmp_path, yaml.safe_dump(content, sort_keys=False))
+    runs = tmp_path / "runs"
+    assert call("run", turned, "--arms", "pini", "--runs", runs, "--quiet", "seeds=[2]").exit_code == 0
+    assert len(read(runs)) == 2
+    assert forked("run", turned, "--runs", runs).code == 0
+    assert bits(read(runs)) == reference
+
+
+def test_killed_in_the_middle_of_every_kind_of_file(
+    study: Path, reference: dict[Any, Any], tmp_path: Path, forked: Shell
+) -> None:
+    """A run writes seven files; the process dies half-way through one of them, then again, then at any time."""
+    runs = tmp_path / "runs"
+    for number in (1, 2, 4, 5, 6, 7, 9):
+        ended = forked("run", study, "--runs", runs, die_at_write=number)
+        assert ended.code == -signal.SIGKILL
+        check_nothing_torn(runs)
+        assert len(finished(runs)) == (1 if number == 9 else 0)
+    count = len(finished(runs))
+    ended = forked(
+        "run", study, "--runs", runs, meanwhile=once(lambda: len(finished(runs)) > count, signal.SIGKILL)
+    )
+    assert ended.code == -signal.SIGKILL
+    check_nothing_torn(runs)
+    assert count < len(finished(runs)) < RUNS
+    kept = {path: path.stat().st_mtime_ns for path in finished(runs)}
+    ended = forked("run", study, "--runs", runs)
+    assert ended.code == 0, ended.stderr
+    assert f"{RUNS - len(kept)} runs to do, {len(kept)} finished before" in ended.stderr
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished runs are left alone"
+    assert bits(read(runs)) == reference
+
+
+def test_killed_in_the_middle_of_the_report(study: Path, tmp_path: Path, forked: Shell) -> None:
+    runs = tmp_path / "runs"
+    words = ("run", study, "--arms", "zero_shot", "seeds=[1]", "--runs", runs)
+    files: dict[str, bytes] = {}
+    for number in (8, 1, 2, 3, 4, 5):
+        ended = forked(*words, die_at_write=number)
+        assert ended.code in (-signal.SIGKILL, 0)
+        check_nothing_torn(runs)
+    assert forked(*words).code == 0
+    files = {path.name: path.read_bytes() for path in (runs / "studies" / "tiny").glob("[!.]*")}
+    other = tmp_path / "other"
+    assert forked(*words[:-1], other).code == 0
+    for path in (other / "studies" / "tiny").iterdir():
+        if path.name not in ("report.md", "results.csv", "summary.csv"):  # they have times in them
+            assert files[path.name] == path.read_bytes(), path.name
+    assert set(files) == {path.name for path in (other / "studies" / "tiny").iterdir()}
+
+
+def test_ctrl_c_is_one_line_and_keeps_what_is_finished(
+    study: Path, reference: dict[Any, Any], tmp_path: Path, forked: Shell
+) -> None:
+    runs = tmp_path / "runs"
+    ended = forked("run", study, "--runs", runs, meanwhile=once(lambda: bool(finished(runs)), signal.SIGINT))
+    assert ended.code == 130, ended.stderr
+    assert "Traceback" not in ended.stderr
+    line = f"pinikit: interrupted; finished runs are kept in {runs}; type the same command again to go on"
+    assert ended.stderr.splitlines()[-1] == line
+    assert ended.stdout == ""
+    kept = bits(read(runs))
+    assert 1 <= len(kept) < RUNS
+    assert kept == {run: reference[run] for run in kept}
+    check_nothing_torn(runs)
+
+
+def test_a_full_disk_is_one_message(study: Path, tmp_path: Path, forked: Shell) -> None:
+    """No file may grow beyond the limit, as on a disk that fills up."""
+    runs = tmp_path / "runs"
+    for limit in (2_000, 100_000):  # the manifest, then the checkpoint, does not fit
+        ended = forked("run", study, "--arms", "pini", "--runs", runs, file_limit=limit)
+        assert ended.code == 1, ended.stderr
+        assert "Traceback" not in ended.stderr
+        assert "Cannot write" in ended.stderr
+        assert not list(runs.rglob(".*.tmp"))
+        check_nothing_torn(runs)
+    done = call("run", study, "--arms", "zero_shot", "--runs", runs, "seeds=[1]")
+    assert done.exit_code == 0, done.output

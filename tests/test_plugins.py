@@ -1,0 +1,396 @@
+"""The plug-in door: installed distributions add components and listen; broken ones are left out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pinikit import run_study
+from pinikit.cli.app import app
+from pinikit.errors import PluginError
+from pinikit.plugin import Problem, plugins, registry
+
+LAPLACE = '''
+"""Laplace noise."""
+from __future__ import annotations
+
+import torch
+
+from pinikit.components.contracts import Noise
+
+
+class Laplace(Noise):
+    """Diagonal Laplace noise."""
+
+    parameters = ("location", "scale")
+    constraints = {"scale": "softplus"}
+
+    def __init__(self, widen: float = 1.0) -> None:
+        if widen <= 0:
+            raise ValueError(f"widen: found {widen}; allowed: above 0")
+        self.widen = widen
+
+    def base(self, shape, generator):
+        return torch.rand(shape, generator=generator) * 2 - 1
+
+    def sample(self, params, base):
+        return params["location"] - self.widen * params["scale"] * base.sign() * torch.log1p(-base.abs())
+
+    def mean(self, params):
+        return params["location"]
+'''
+GOOD = """
+import pinikit
+
+@pinikit.hookimpl
+def pinikit_register(registry):
+    registry.noise("laplace", "my_noise.laplace:Laplace", doc="Diagonal Laplace noise", synonyms=["double_exponential"])
+"""
+STUDY = """
+name: plugged
+run:
+  data: {name: digits, shots: 1, views: 0}
+  method:
+    name: pini
+    injections:
+      image: {site: image_feature, injector: cross_attention, noise: {name: laplace, widen: 2.0}, share: image}
+    optim: {epochs: 1}
+  evaluate: {noise: [mean, sample]}
+  device: cpu
+  threads: 1
+design: {arms: {laplace: {}, gaussian: {method.injections.image.noise: gaussian}}}
+seeds: [1]
+"""
+
+
+class Site:
+    """A folder of installed distributions."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def install(self, name: str, modules: dict[str, str], version: str = "1.2", point: str | None = None) -> None:
+        """A distribution whose entry point is ``NAME.plugin``."""
+        for file, text in {"__init__": "", **modules}.items():
+            path = self.folder / name / f"{file}.py"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(dedent(text), encoding="utf-8")
+        info = self.folder / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[pinikit]\n{point or name} = {name}.plugin\n")
+
+    def open(self) -> Any:
+        """The door, opened anew."""
+        plugins.cache_clear()
+        return plugins()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    before = set(sys.modules)
+    plugins.cache_clear()
+    yield Site(folder)
+    plugins.cache_clear()
+    for name in set(sys.modules) - before:
+        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def names(kind: str = "noise") -> set[str]:
+    return {entry.name for entry in registry().entries(kind)}
+
+
+BUILT_IN = {"gaussian", "mu_only", "sigma_only", "isotropic", "zero"}
+
+
+# --- plug-ins that work -----------------------------------------------------------------------------------
+
+
+def test_a_study_uses_a_component_of_a_plugin(site: Site, tmp_path: Path) -> None:
+    site.install("my_noise", {"plugin": GOOD, "laplace": LAPLACE})
+    assert site.open().problems == []
+    assert "my_noise.laplace" not in sys.modules, "components are imported when they are used"
+    assert registry().find("noise", "double_exponential").source == "my_noise 1.2"
+    (tmp_path / "plugged.yaml").write_text(STUDY)
+    result = run_study(tmp_path / "plugged.yaml", runs=tmp_path / "runs")
+    assert result.failed == []
+    laplace, gaussian = (result.results[arm, 1] for arm in ("laplace", "gaussian"))
+    assert laplace.metrics("test", "sample")["nll"] != gaussian.metrics("test", "sample")["nll"]
+    assert laplace.content["identity"]["components"]["noise:laplace"] == [1, "my_noise 1.2"]
+    folder = tmp_path / "runs" / "by-id" / laplace.run_id
+    done = CliRunner().invoke(app, ["predict", str(folder), str(picture(tmp_path))])
+    assert done.exit_code == 0, done.output
+
+
+def picture(folder: Path) -> Path:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), "white").save(folder / "white.png")
+    return folder / "white.png"
+
+
+def test_another_version_of_a_plugin_is_another_run(site: Site, tmp_path: Path) -> None:
+    from pinikit.study.study import resolve_study
+
+    (tmp_path / "plugged.yaml").write_text(STUDY)
+    found = []
+    for version in ("1.2", "1.3"):
+        site.install("my_noise", {"plugin": GOOD, "laplace": LAPLACE}, version)
+        site.open()
+        found.append({run.arm: run.id for run in resolve_study(tmp_path / "plugged.yaml").runs})
+        (site.folder / f"my_noise-{version}.dist-info" / "METADATA").unlink()
+        (site.folder / f"my_noise-{version}.dist-info" / "entry_points.txt").unlink()
+        (site.folder / f"my_noise-{version}.dist-info").rmdir()
+    assert found[0]["laplace"] != found[1]["laplace"]
+    assert found[0]["gaussian"] == found[1]["gaussian"], "which uses nothing of it"
+
+
+def test_list_and_show_know_the_source(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    site.install("my_noise", {"plugin": GOOD, "laplace": LAPLACE})
+    site.open()
+    done = CliRunner().invoke(app, ["list", "noise"])
+    assert any("laplace" in line and "my_noise 1.2" in line for line in done.stdout.splitlines())
+    done = CliRunner().invoke(app, ["show", "noise", "laplace"])
+    assert "from my_noise 1.2 (my_noise.laplace:Laplace)" in done.stdout
+    assert "widen" in done.stdout
+
+
+def test_a_refused_parameter_of_a_plugin(site: Site, tmp_path: Path) -> None:
+    site.install("my_noise", {"plugin": GOOD, "laplace": LAPLACE})
+    site.open()
+    (tmp_path / "plugged.yaml").write_text(STUDY)
+    key = "design.arms.laplace.method.injections.image.noise.widen"
+    for value, message in (("-1", "noise.widen: found -1.0; allowed: above 0"), ("wide", f"{key}: found 'wide'")):
+        done = CliRunner().invoke(
+            app, ["run", str(tmp_path / "plugged.yaml"), f"{key}={value}", "--runs", str(tmp_path / "runs")]
+        )
+        assert done.exit_code == 2, done.output
+        assert message in done.stderr
+
+
+# --- plug-ins that do not ---------------------------------------------------------------------------------
+
+BROKEN: dict[str, tuple[str, str]] = {
+    "import error": ("import a_module_that_nobody_has\n", "import of 'broken.plugin' failed: ModuleNotFoundError"),
+    "syntax error": ("def (\n", "import of 'broken.plugin' failed: SyntaxError"),
+    "raises on registration": (
+        """
+        import pinikit
+
+        @pinikit.hookimpl
+        def pinikit_register(registry):
+            registry.noise("half", "broken.x:X", doc="registered before it raises")
+            raise RuntimeError("no licence")
+        """,
+        "RuntimeError: no licence",
+    ),
+    "name of a built-in": (
+        """
+        import pinikit
+
+        @pinikit.hookimpl
+        def pinikit_register(registry):
+            registry.noise("half", "broken.x:X", doc="")
+            registry.noise("gaussian", "broken.x:X", doc="")
+        """,
+        "PluginError: noise 'gaussian' is already registered by pinikit",
+    ),
+    "synonym of a built-in": (
+        """
+        import pinikit
+
+        @pinikit.hookimpl
+        def pinikit_register(registry):
+            registry.noise("mine", "broken.x:X", doc="", synonyms=["gaussian_diag"])
+        """,
+        "noise 'gaussian_diag' is already registered by pinikit",
+    ),
+    "unknown kind": (
+        """
+        import pinikit
+
+        @pinikit.hookimpl
+        def pinikit_register(registry):
+            registry.add("niose", "x", "broken.x:X", doc="")
+        """,
+        "unknown kind 'niose' (did you mean 'noise'?)",
+    ),
+    "no import path": (
+        """
+        import pinikit
+
+        @pinikit.hookimpl
+        def pinikit_register(registry):
+            registry.noise("half", "broken.x.X", doc="")
+        """,
+        "target 'broken.x.X' must read 'package.module:Class'",
+    ),
+    "signature of a hook": (
+        """
+        import pinikit
+
+        @pinikit.hookimpl
+        def pinikit_register(registry):
+            registry.noise("half", "broken.x:X", doc="")
+
+        @pinikit.hookimpl
+        def pinikit_run_finished(run_id, colour):
+            pass
+        """,
+        "PluginValidationError",
+    ),
+    "unknown hook": (
+        """
+        import pinikit
+
+        @pinikit.hookimpl
+        def pinikit_register(registry):
+            registry.noise("half", "broken.x:X", doc="")
+
+        @pinikit.hookimpl
+        def pinikit_run_finnished(run_id):
+            pass
+        """,
+        "pinikit_run_finnished",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_plugin_is_reported_and_left_out(site: Site, what: str) -> None:
+    text, reason = BROKEN[what]
+    site.install("broken", {"plugin": text})
+    site.install("my_noise", {"plugin": GOOD, "laplace": LAPLACE})
+    opened = site.open()
+    assert [problem.plugin for problem in opened.problems] == ["broken"]
+    assert reason in opened.problems[0].reason
+    assert names() == BUILT_IN | {"laplace"}, "nothing of it is registered, everything else is"
+    done = CliRunner().invoke(app, ["list", "noise"])
+    assert done.exit_code == 0
+    assert "pinikit: plug-in 'broken' was left out: " in done.stderr
+    opened.notify("pinikit_run_started", run_id="x", arm="y", seed=1)
+
+
+def test_a_broken_plugin_is_said_when_a_study_runs(site: Site, tmp_path: Path) -> None:
+    site.install("broken", {"plugin": BROKEN["import error"][0]})
+    site.open()
+    done = CliRunner().invoke(app, ["run", "no_such_study", "--runs", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "plug-in 'broken' was left out: import of 'broken.plugin' failed" in done.stderr
+
+
+@pytest.mark.parametrize("point", ["my_noise", "pinikit"])
+def test_a_second_plugin_of_a_name_does_not_remove_the_first(site: Site, point: str) -> None:
+    heard = """
+    import pinikit
+    calls = []
+
+    @pinikit.hookimpl
+    def pinikit_report(study):
+        calls.append(study)
+    """
+    site.install("my_noise", {"plugin": GOOD + dedent(heard), "laplace": LAPLACE})
+    site.install("usurper", {"plugin": heard}, point=point)
+    opened = site.open()
+    assert [problem.plugin for problem in opened.problems] == [point]
+    assert "already registered" in opened.problems[0].reason
+    assert names() == BUILT_IN | {"laplace"}
+    opened.notify("pinikit_report", study="s", folder=Path())
+    first, second = ("my_noise", "usurper") if point == "pinikit" else sorted(("my_noise", "usurper"))
+    assert sys.modules[f"{first}.plugin"].calls == ["s"]
+    assert sys.modules[f"{second}.plugin"].calls == []
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (GOOD.replace("my_noise.laplace:Laplace", "my_noise.nowhere:Laplace"), "nowhere"),
+        (GOOD.replace("my_noise.laplace:Laplace", "my_noise.laplace:Gone"), "Gone"),
+    ],
+)
+def test_a_component_that_is_not_there(site: Site, tmp_path: Path, text: str, reason: str) -> None:
+    site.install("my_noise", {"plugin": text, "laplace": LAPLACE})
+    site.open()
+    assert CliRunner().invoke(app, ["list", "noise"]).exit_code == 0
+    (tmp_path / "plugged.yaml").write_text(STUDY)
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "plugged.yaml"), "--runs", str(tmp_path / "runs")])
+    assert done.exit_code == PluginError.exit_code, done.output
+    assert "my_noise" in done.stderr
+    assert reason in done.stderr
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "plugged.yaml").write_text(STUDY.replace("{name: laplace, widen: 2.0}", "gaussian"))
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "plugged.yaml"), "--dry-run"])
+    assert done.exit_code == 0, done.output
+
+
+# --- notification -----------------------------------------------------------------------------------------
+
+TRACKER = """
+import pinikit
+calls = []
+
+@pinikit.hookimpl
+def pinikit_study_started(study, folder, runs):
+    calls.append(("study", study, folder.name, runs))
+
+@pinikit.hookimpl
+def pinikit_run_started(run_id, arm, seed):
+    calls.append(("started", arm, seed))
+
+@pinikit.hookimpl
+def pinikit_run_finished(arm, result):
+    calls.append(("finished", arm, result["status"], result["metrics"]["test"]["mean"]["accuracy"] > 10))
+
+@pinikit.hookimpl
+def pinikit_report(folder):
+    calls.append(("report", (folder / "report.md").is_file()))
+"""
+SULKING = """
+import pinikit
+
+@pinikit.hookimpl
+def pinikit_run_started(run_id):
+    raise ConnectionError("the tracker is down")
+
+@pinikit.hookimpl
+def pinikit_report(study):
+    raise ConnectionError("still down")
+"""
+
+
+def test_trackers_hear_of_everything_and_may_fail(site: Site, tmp_path: Path) -> None:
+    site.install("a_sulking", {"plugin": SULKING})
+    site.install("tracker", {"plugin": TRACKER})
+    assert site.open().problems == []
+    (tmp_path / "plugged.yaml").write_text(STUDY.replace("{name: laplace, widen: 2.0}", "gaussian"))
+    with pytest.warns(UserWarning, match="plug-in 'a_sulking': pinikit_(run_started|report) raised Conn") as found:
+        result = run_study(tmp_path / "plugged.yaml", runs=tmp_path / "runs", arms="gaussian")
+    assert result.failed == []
+    assert len(found) >= 2
+    calls = sys.modules["tracker.plugin"].calls
+    assert calls == [
+        ("study", "plugged", "plugged", 1),
+        ("started", "gaussian", 1),
+        ("finished", "gaussian", "finished", True),
+        ("report", True),
+    ]
+    calls.clear()
+    with pytest.warns(UserWarning, match="still down"):
+        run_study(tmp_path / "plugged.yaml", runs=tmp_path / "runs", arms="gaussian")
+    assert calls == [("study", "plugged", "plugged", 0), ("report", True)], "nothing was trained"
+
+
+def test_problems_are_plain_values() -> None:
+    assert Problem("a", "b") == Problem("a", "b")
