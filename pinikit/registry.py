@@ -122,7 +122,7 @@ class Registry:
         return sorted(self._entries[kind].values(), key=lambda entry: entry.name)
 
     def find(self, kind: str, name: str, where: str = "") -> Entry:
-        """The component of that name or synonym; ``image_block.7`` finds ``image_block``.
+        """The component of that name or synonym.
 
         Raises:
             ConfigError: no such component; the message names the nearest and all allowed ones.

@@ -28,20 +28,16 @@ REQUIRED: Any = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Range:
-    """A search range as annotated: the distribution's name and its arguments."""
+    """A search range as annotated: the name of Optuna's distribution and its arguments by name."""
 
     distribution: str
-    arguments: tuple[Any, ...]
-    options: tuple[tuple[str, Any], ...]
+    arguments: Mapping[str, Any]
 
     def __str__(self) -> str:
-        options = dict(self.options)
         if self.distribution == "CategoricalDistribution":
-            return " | ".join(map(str, self.arguments[0]))
-        low, high = (
-            options.get(key, value) for key, value in zip(("low", "high"), self.arguments, strict=False)
-        )
-        return f"{low:g} … {high:g}" + (" (log)" if options.get("log") else "")
+            return " | ".join(map(str, self.arguments["choices"]))
+        scale = " (log)" if self.arguments.get("log") else ""
+        return f"{self.arguments['low']:g} … {self.arguments['high']:g}{scale}"
 
 
 @dataclass(frozen=True)
@@ -147,8 +143,10 @@ def _read_source(target: str) -> Signature | None:
         parameters = _read_parameters(init, constants)
     except Exception:  # whatever stands in the way here is said by the import that follows
         return None
-    attributes = class_attributes(node)
-    return Signature(parameters, int(attributes.get("version", 1)), ast.get_docstring(node) or "")
+    version = class_attributes(node).get("version")
+    if not isinstance(version, int):  # inherited or computed
+        return None
+    return Signature(parameters, version, ast.get_docstring(node) or "")
 
 
 def _literal_constants(tree: ast.Module) -> dict[str, Any]:
@@ -193,7 +191,8 @@ class _RangeReader:
         self.name = name
 
     def __call__(self, *arguments: Any, **options: Any) -> Range:
-        return Range(self.name, arguments, tuple(sorted(options.items())))
+        names = ("choices",) if self.name == "CategoricalDistribution" else ("low", "high")
+        return Range(self.name, {**dict(zip(names, arguments, strict=False)), **options})
 
 
 def _namespace() -> dict[str, Any]:
@@ -217,6 +216,8 @@ def _namespace() -> dict[str, Any]:
 
 def _evaluate(annotation: ast.expr) -> Any:
     """The type that an annotation names, from the few names that parameters may use."""
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        raise ValueError("a quoted annotation")
     code = compile(ast.Expression(annotation), "<annotation>", "eval")
     return eval(code, _namespace())
 
@@ -232,7 +233,7 @@ def _as_range(note: Any) -> Range | None:
     if isinstance(note, Range):
         return note
     if type(note).__name__ == "CategoricalDistribution":
-        return Range("CategoricalDistribution", (tuple(note.choices),), ())
+        return Range("CategoricalDistribution", {"choices": note.choices})
     if type(note).__name__ in ("FloatDistribution", "IntDistribution"):
-        return Range(type(note).__name__, (note.low, note.high), (("log", True),) if note.log else ())
+        return Range(type(note).__name__, {"low": note.low, "high": note.high, "log": note.log})
     return None

@@ -75,7 +75,9 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def install(self, name: str, modules: dict[str, str], version: str = "1.2", point: str | None = None) -> None:
+    def install(
+        self, name: str, modules: dict[str, str], version: str = "1.2", point: str | None = None
+    ) -> None:
         """A distribution whose entry point is ``NAME.plugin``."""
         for file, text in {"__init__": "", **modules}.items():
             path = self.folder / name / f"{file}.py"
@@ -171,7 +173,10 @@ def test_a_refused_parameter_of_a_plugin(site: Site, tmp_path: Path) -> None:
     site.open()
     (tmp_path / "plugged.yaml").write_text(STUDY)
     key = "design.arms.laplace.method.injections.image.noise.widen"
-    for value, message in (("-1", "noise.widen: found -1.0; allowed: above 0"), ("wide", f"{key}: found 'wide'")):
+    for value, message in (
+        ("-1", "noise.widen: found -1.0; allowed: above 0"),
+        ("wide", f"{key}: found 'wide'"),
+    ):
         done = CliRunner().invoke(
             app, ["run", str(tmp_path / "plugged.yaml"), f"{key}={value}", "--runs", str(tmp_path / "runs")]
         )
@@ -182,7 +187,10 @@ def test_a_refused_parameter_of_a_plugin(site: Site, tmp_path: Path) -> None:
 # --- plug-ins that do not ---------------------------------------------------------------------------------
 
 BROKEN: dict[str, tuple[str, str]] = {
-    "import error": ("import a_module_that_nobody_has\n", "import of 'broken.plugin' failed: ModuleNotFoundError"),
+    "import error": (
+        "import a_module_that_nobody_has\n",
+        "import of 'broken.plugin' failed: ModuleNotFoundError",
+    ),
     "syntax error": ("def (\n", "import of 'broken.plugin' failed: SyntaxError"),
     "raises on registration": (
         """
@@ -375,7 +383,9 @@ def test_trackers_hear_of_everything_and_may_fail(site: Site, tmp_path: Path) ->
     site.install("tracker", {"plugin": TRACKER})
     assert site.open().problems == []
     (tmp_path / "plugged.yaml").write_text(STUDY.replace("{name: laplace, widen: 2.0}", "gaussian"))
-    with pytest.warns(UserWarning, match="plug-in 'a_sulking': pinikit_(run_started|report) raised Conn") as found:
+    with pytest.warns(
+        UserWarning, match="plug-in 'a_sulking': pinikit_(run_started|report) raised Conn"
+    ) as found:
         result = run_study(tmp_path / "plugged.yaml", runs=tmp_path / "runs", arms="gaussian")
     assert result.failed == []
     assert len(found) >= 2

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
+import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +26,8 @@ class Guarded(TyperGroup):
         Raises:
             typer.Exit: with the exit code of the error that was shown.
         """
+        before = sys.unraisablehook
+        sys.unraisablehook = _interrupt_again
         try:
             return super().invoke(ctx)
         except PinikitError as error:
@@ -31,6 +36,16 @@ class Guarded(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("pinikit: interrupted", err=True)
             raise typer.Exit(INTERRUPTED) from None
+        finally:
+            sys.unraisablehook = before
+
+
+def _interrupt_again(dropped: Any) -> None:
+    """Python drops a Ctrl-C that arrives within a destructor or a weak reference's callback: send it again."""
+    if issubclass(dropped.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 app = typer.Typer(

@@ -162,7 +162,7 @@ def _caption(result: StudyResult, summaries: Sequence[ArmSummary], dropped: Sequ
     ]
     if result.study.baseline is not None:
         parts.append("Δ: paired difference in points" + (" [95 % interval]" if several else ""))
-    parts += ["sample, mc-K: with noise drawn", "time: of one run"]
+    parts += ["sample, mc-K: with noise drawn", "time: of one run, after encoding"]
     lines = ["; ".join(parts) + "."]
     if dropped:
         lines.append(f"Too narrow for {', '.join(column.title for column in dropped)}: see the report.")

@@ -120,7 +120,8 @@ class Checker:
             raise ConfigError(f"{where}: needs the name of a {kind}; allowed: {names}")
         name, positional = self._split_name(kind, name, where)
         slots = self.component_slots(kind, name, slot.extras)
-        base = {key: value for key, value in base.items() if key in slots}
+        kept = slots if name == base.get("name") else slots_of(slot.extras) if slot.extras else {}
+        base = {key: value for key, value in base.items() if key in kept}
         rest = {key: value for key, value in patch.items() if key != "name"}
         merged = self._merge_keys(base, {**positional, **rest}, slots, where)
         return {"name": name, **{key: value for key, value in merged.items() if key != "name"}}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from functools import cache
+from importlib.metadata import version
 
 _COMPUTE_CAPABILITY_MAJOR = 75
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR of the CUDA driver API."""
@@ -11,9 +13,11 @@ _COMPUTE_CAPABILITY_MAJOR = 75
 
 @cache
 def cuda_capability() -> int:
-    """Major compute capability of the first visible CUDA device; 0 if there is none."""
+    """Major compute capability of the first visible CUDA device; 0 if torch could not use one."""
+    if version("torch").endswith("+cpu"):
+        return 0
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return 0
     device, major = ctypes.c_int(), ctypes.c_int()

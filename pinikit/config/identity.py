@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, get_args
 
 from pinikit.config.checking import Checker, Slot, slots_of
@@ -35,6 +35,7 @@ def identity_of(
     content: str,
     precision: str,
     checker: Checker,
+    without: Collection[str],
 ) -> dict[str, Any]:
     """Everything that decides a run's result.
 
@@ -42,10 +43,11 @@ def identity_of(
         config: the run's complete configuration.
         template: the prompt template as text.
         weights: hash of the backbone's weights.
-        manifest: hash of the split manifest, which stands for the data set's own parameters.
+        manifest: hash of the split manifest.
         content: what the data set says of its pictures' content.
         precision: as resolved.
         checker: knows the components that the configuration names.
+        without: keys of ``data`` that are paths of this machine or that the manifest stands for.
     """
     components = sorted(_components(config, Slot(RunConfig), checker))
     entries = {f"{kind}:{name}": checker.registry.find(kind, name) for kind, name in components}
@@ -54,14 +56,14 @@ def identity_of(
         "components": {key: [entry.signature.version, entry.source] for key, entry in entries.items()},
         "weights": weights,
         "quick_gelu": config["backbone"]["quick_gelu"],
-        "data": config["data"]["name"],
-        "views": config["data"]["views"],
+        "data": {key: value for key, value in config["data"].items() if key not in without},
         "manifest": manifest,
         "content": content,
         "template": template,
         "method": config["method"],
         "evaluate": config["evaluate"],
         "precision": precision,
+        "device": config["device"].partition(":")[0],  # its generators draw other numbers
         "seed": config["seed"],
     }
 

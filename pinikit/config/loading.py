@@ -131,7 +131,9 @@ def load_study(
         )
     merged = checker.merge({}, _nest_arms(content, where), STUDY, where)
     commanded = _nest_arms(parse_overrides(overrides), Where("command line"))
-    arm_overrides = commanded.get("design", {}).pop("arms", {})
+    arm_overrides: dict[str, Any] = {}
+    if isinstance(commanded.get("design"), dict):
+        arm_overrides = commanded["design"].pop("arms", {})
     merged = checker.merge(merged, commanded, STUDY, Where("command line"))
     study = _typed(checker.complete(merged, STUDY, where))
     patches = study.design.arms or {study.name: {}}
@@ -156,8 +158,10 @@ def _nest_arms(content: Mapping[str, Any], where: Where) -> dict[str, Any]:
     """The study with the key paths inside its arms nested; names of arms may have dots themselves."""
     nested = dict(content)
     design = nested.get("design")
-    if isinstance(design, Mapping) and isinstance(design.get("arms"), Mapping):
+    if isinstance(design, Mapping) and "arms" in design:
         place = where / "design.arms"
+        if not isinstance(design["arms"], Mapping):
+            raise ConfigError(f"{place}: found {design['arms']!r}; allowed: a mapping of names to changes")
         arms = {str(name): _nest_patch(patch, place / str(name)) for name, patch in design["arms"].items()}
         nested["design"] = {**design, "arms": arms}
     return nested

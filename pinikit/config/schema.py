@@ -115,7 +115,6 @@ class RunConfig:
     precision: str = bounded("auto", choices=("auto", "fp32", "bf16", "fp16"))
     device: str = "auto"
     threads: int | None = bounded(None, minimum=1)
-    seed: int = bounded(1, minimum=0)
 
 
 @dataclass

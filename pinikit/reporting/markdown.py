@@ -38,7 +38,8 @@ _DRAWS = (
     "the noise relative to what it meets) describe noise at test time and are no part of ±."
 )
 _COSTS = (
-    "Time and images/s (in training) are of one run, a mean over seeds; memory is the peak of the largest "
+    "Time (training and evaluation, without encoding pictures once for all runs) and images/s (in training) "
+    "are of one run, a mean over seeds; memory is the peak of the largest "
     "run. The cost class says what each training step crosses."
 )
 

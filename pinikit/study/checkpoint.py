@@ -28,6 +28,8 @@ class Checkpoint:
     config: dict[str, Any]
     template: str
     class_names: tuple[str, ...]
+    weights: str
+    """Hash of the backbone's weights that the run was trained on."""
     state: dict[str, Tensor]
 
 
@@ -42,6 +44,7 @@ def save_checkpoint(folder: Path, run: Run, predictor: Predictor) -> None:
         "config": run.config,
         "template": run.template,
         "class_names": list(run.manifest.class_names),
+        "weights": run.identity["weights"],
         "sha256": hashlib.sha256(tensors).hexdigest(),
     }
     write_json(folder / DESCRIPTION, {**description, "checksum": checksum(description)})
@@ -74,7 +77,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except (DataError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise WeightsError(f"{folder}: the checkpoint is damaged ({error}); run the study again") from error
     names = tuple(description["class_names"])
-    return Checkpoint(description["config"], description["template"], names, state)
+    return Checkpoint(description["config"], description["template"], names, description["weights"], state)
 
 
 def _damaged(path: Path) -> WeightsError:

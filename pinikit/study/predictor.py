@@ -13,10 +13,13 @@ from pinikit.backbones.loading import load_backbone
 from pinikit.backbones.spec import BackboneSpec
 from pinikit.components.contracts import Draw, Method
 from pinikit.config.build import create
+from pinikit.data.files import read_json
 from pinikit.data.pictures import decode
 from pinikit.data.transforms import EvalTransform
+from pinikit.errors import WeightsError
 from pinikit.plugin import registry
 from pinikit.study.checkpoint import load_checkpoint
+from pinikit.study.store import RESULT
 from pinikit.training.draws import MeanDraw, RandomDraw
 from pinikit.training.evaluation import draws_of
 from pinikit.training.precision import autocast, torch_device
@@ -30,6 +33,7 @@ class LoadedPredictor:
     def __init__(self, folder: str | Path, device: str = "auto") -> None:
         from pinikit.config.hardware import resolve_device
 
+        _refuse_failed(Path(folder))
         checkpoint = load_checkpoint(Path(folder))
         config = checkpoint.config
         self.class_names = checkpoint.class_names
@@ -37,6 +41,11 @@ class LoadedPredictor:
         self._device = torch_device(resolve_device(device))
         self._seed: int = config["seed"]
         backbone = load_backbone(BackboneSpec(**config["backbone"])).to(self._device)
+        if backbone.weights_hash != checkpoint.weights:
+            raise WeightsError(
+                f"{folder}: was trained on other weights than backbone {backbone.name!r} has now; "
+                "run the study again"
+            )
         prompts = backbone.text.tokenize(checkpoint.template, self.class_names)
         method: Method = create("method", config["method"], "run.method")
         self._predictor = method.restore(backbone, prompts, checkpoint.state)
@@ -83,3 +92,9 @@ class LoadedPredictor:
         if isinstance(picture, Image.Image):
             return picture
         return decode(Path(picture), upright=self._upright)
+
+
+def _refuse_failed(folder: Path) -> None:
+    path = folder / RESULT
+    if path.is_file() and (result := read_json(path)).get("status") == "failed":
+        raise WeightsError(f"{folder}: the run failed ({result.get('error')}), so it predicts nothing")

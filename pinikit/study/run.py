@@ -10,7 +10,7 @@ import platform
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +23,7 @@ from pinikit.backbones.loading import load_backbone
 from pinikit.components.contracts import Footprint, Method, Predictor
 from pinikit.config.build import create
 from pinikit.data.files import write_atomic, write_json
-from pinikit.errors import DataError, PinikitError, WeightsError
+from pinikit.errors import ConfigError, PinikitError
 from pinikit.study.checkpoint import save_checkpoint
 from pinikit.study.memory import PeakMemory
 from pinikit.study.store import Store, StoredResult
@@ -118,7 +118,10 @@ def check_run(run: Run, workshop: Workshop) -> Footprint:
     Raises:
         ConfigError, WeightsError: it would fail.
     """
-    for mode in run.config["evaluate"]["noise"]:
+    modes = run.config["evaluate"]["noise"]
+    if not modes or len(set(modes)) != len(modes):
+        raise ConfigError(f"run.evaluate.noise: found {modes}; allowed: at least one, each once")
+    for mode in modes:
         draws_of(mode)
     return method_of(run).footprint(workshop.backbone(run), workshop.prompts_of(run))
 
@@ -126,13 +129,9 @@ def check_run(run: Run, workshop: Workshop) -> Footprint:
 def execute(
     run: Run, footprint: Footprint, store: Store, workshop: Workshop, steps: Steps, study: str
 ) -> StoredResult:
-    """Train, evaluate and store a run. A failure is stored as a failed result, not raised.
-
-    Raises:
-        DataError, WeightsError: pictures or weights are damaged; no other run would fare better.
-    """
+    """Train, evaluate and store a run. A failure is stored as a failed result, not raised."""
     folder = store.run_folder(run.id)
-    folder.mkdir(parents=True, exist_ok=True)
+    store.clear(run.id)
     write_json(folder / "config.json", _described(run))
     run.manifest.save(folder / "manifest.json")
     write_json(folder / "environment.json", environment(run))
@@ -141,8 +140,6 @@ def execute(
         log.info("run %s: arm %s, seed %d", run.id, run.arm, run.seed)
         try:
             outcome = _train_and_evaluate(run, footprint, folder, workshop, steps)
-        except (DataError, WeightsError):
-            raise
         except PinikitError as error:
             log.error("failed: %s", error)
             return store.save(run.id, {**head, "status": "failed", "error": str(error)})
@@ -159,20 +156,20 @@ def execute(
 def _train_and_evaluate(
     run: Run, footprint: Footprint, folder: Path, workshop: Workshop, steps: Steps
 ) -> dict[str, Any]:
-    torch.set_num_threads(run.config["threads"] or os.cpu_count() or 1)
     config = run.config
+    torch.set_num_threads(config["threads"] or available_processors())
     memory = PeakMemory(torch_device(config["device"]))
-    clock = _Clock()
     bank, prompts = workshop.bank(run), workshop.prompts_of(run)
+    clock = _Clock(bank)
     task = make_task(bank, prompts, run.manifest, config["data"]["views"], steps.encoding)
     context = RunContext(config["seed"], bank.device, config["precision"], _logged(steps))
     method = method_of(run)
-    with clock.part("train"):
+    with clock.part("train"), _exact_convolutions():
         predictor = method.fit(task, context)
     save_checkpoint(folder, run, predictor)
     write_atomic(folder / "history.csv", _csv(context.history))
     metrics: dict[str, Any] = {"val": None}
-    with clock.part("evaluate"):
+    with clock.part("evaluate"), _exact_convolutions():
         if task.val is not None:
             metrics["val"] = _evaluate(run, predictor, task.val, ["mean"], steps)
         test = Split(bank, run.manifest.test, steps.encoding)  # opened here for the first time
@@ -185,6 +182,14 @@ def _train_and_evaluate(
         "cost_class": footprint.cost_class,
     }
     return {"metrics": metrics, "costs": costs}
+
+
+def _exact_convolutions() -> AbstractContextManager[None]:
+    """On CUDA: convolutions in real float32 and with the same result every time."""
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return flags
 
 
 def _evaluate(run: Run, predictor: Predictor, split: Split, modes: list[str], steps: Steps) -> dict[str, Any]:
@@ -200,21 +205,32 @@ def _evaluate(run: Run, predictor: Predictor, split: Split, modes: list[str], st
 
 
 class _Clock:
-    """Seconds of the parts of a run."""
+    """Seconds of the parts of a run. What the bank takes to encode pictures is kept apart.
 
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
+    Runs share the bank, so encoding falls on whichever comes first; the other parts are a run's own.
+    """
+
+    def __init__(self, bank: Bank) -> None:
+        self._bank, self._banked = bank, bank.seconds
         self.parts: dict[str, float] = {}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start, banked = time.perf_counter(), self._bank.seconds
         yield
-        self.parts[name] = time.perf_counter() - start
+        self.parts[name] = time.perf_counter() - start - (self._bank.seconds - banked)
 
     def seconds(self) -> dict[str, float]:
-        total = {"seconds_total": time.perf_counter() - self._start}
-        return {f"seconds_{name}": value for name, value in self.parts.items()} | total
+        encode = {"seconds_encode": self._bank.seconds - self._banked}
+        parts = {f"seconds_{name}": value for name, value in self.parts.items()}
+        return parts | encode | {"seconds_total": sum(self.parts.values())}
+
+
+def available_processors() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _logged(steps: Steps) -> Any:
@@ -279,5 +295,5 @@ def environment(run: Run) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else platform.processor() or "cpu",
-        "threads": run.config["threads"] or os.cpu_count(),
+        "threads": run.config["threads"] or available_processors(),
     }

@@ -8,6 +8,7 @@ A run without a sound ``result.json`` is not finished. ``studies/<name>/`` holds
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from pinikit.data.files import checksum, read_json, sha256_file, write_json
-from pinikit.errors import ConfigError, DataError
+from pinikit.errors import ConfigError, DataError, PinikitError
 
 FORMAT = 1
 RESULT = "result.json"
@@ -108,6 +109,20 @@ class Store:
         except (DataError, OSError, KeyError, ValueError) as error:
             return f"{folder / RESULT}: {error}"
         return None
+
+    def clear(self, run_id: str) -> None:
+        """Make an empty folder for a run, without what an earlier try left there.
+
+        Raises:
+            PinikitError: the disk refuses.
+        """
+        folder = self.run_folder(run_id)
+        try:
+            (folder / RESULT).unlink(missing_ok=True)  # first: nothing counts as finished from here on
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PinikitError(f"Cannot write {folder}: {error.strerror}.") from error
 
     def save(self, run_id: str, content: Mapping[str, Any]) -> StoredResult:
         """Write ``result.json``, last of a run's files, with the checksums of the others."""

@@ -127,6 +127,8 @@ def _pick(arms: Mapping[str, Any], patterns: str | None, baseline: str | None) -
     if patterns is None:
         return dict(arms)
     wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    if not wanted:
+        raise ConfigError(f"--arms: found no pattern; allowed: {listing(arms)}")
     for pattern in wanted:
         if not fnmatch.filter(arms, pattern):
             raise ConfigError(
@@ -168,6 +170,7 @@ class _Resolver:
             content=self._content(dataset, manifest),
             precision=config["precision"],
             checker=self._checker,
+            without={"shots", "split_seed", "manifest", *dataset.path_parameters},
         )
         return Run(run_id(identity), arm, seed, config, template, manifest, dataset, identity)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
@@ -31,6 +32,8 @@ class Bank:
     def __init__(self, backbone: Backbone, dataset: DataSet, precision: str) -> None:
         self.backbone, self.dataset, self.precision = backbone, dataset, precision
         self.device = backbone.logit_scale.device
+        self.seconds = 0.0
+        """Time spent encoding so far."""
         self._rows: dict[tuple[str, int, str], Tensor] = {}
 
     def get(
@@ -55,6 +58,7 @@ class Bank:
         return {stage: torch.stack([self._rows[stage, view, item.id] for item in items]) for stage in stages}
 
     def _encode(self, stages: Collection[str], items: Sequence[Item], view: int) -> None:
+        start = time.perf_counter()
         transform = transform_for(self.dataset, self.backbone.preprocess, view)
         pixels = load_pictures(self.dataset, items, transform, view).to(self.device)
         if set(stages) == {"pixels"}:
@@ -66,3 +70,4 @@ class Bank:
         for stage, tensor in tensors.items():
             for item, row in zip(items, tensor.float(), strict=False):
                 self._rows[stage, view, item.id] = row
+        self.seconds += time.perf_counter() - start

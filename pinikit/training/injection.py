@@ -23,7 +23,7 @@ class Noisy:
     shared: bool
     """One noise for all rows."""
     ratio: Tensor
-    """‖noise‖ / ‖clean‖ of each row, detached, [N]."""
+    """‖value − clean‖ / ‖clean‖ of each row over the site's own positions, detached, [N]."""
 
 
 class Injection(nn.Module):
@@ -41,13 +41,19 @@ class Injection(nn.Module):
         self.label, self.site, self.share = label, site, share
         self.injector, self.noise, self.combine = injector, noise, combine
 
+    @property
+    def requires(self) -> frozenset[str]:
+        """The context that the injector reads; nothing where the noise has no parameters to inject."""
+        return self.injector.requires if self.noise.parameters else frozenset()
+
     def build(self, around: Surroundings, seed: int) -> None:
-        """Create the injector's parameters."""
-        self.injector.build(self.noise, around, Initialiser(seed, self.label))
+        """Create the injector's parameters, if the noise has any."""
+        if self.noise.parameters:
+            self.injector.build(self.noise, around, Initialiser(seed, self.label))
 
     def forward(self, clean: Tensor, context: Mapping[str, Tensor], draw: Draw) -> Noisy:
         """Noise ``clean`` [N, *event]; the result has as many rows, or 1 if both noise and clean have."""
-        raw = self.injector({"here": clean, **context})
+        raw = self.injector({"here": clean, **context}) if self.noise.parameters else {}
         params = self.noise.constrain(raw)
         params = {name: value.to(clean.dtype) for name, value in params.items()}
         rows = 1 if self.share == "batch" else self._rows(clean, context)
@@ -57,7 +63,16 @@ class Injection(nn.Module):
         if self.site.mask is not None:
             noise = noise * self.site.mask.to(noise.device)[..., None]
         shared = rows == 1 and all(len(value) == 1 for value in raw.values())  # but for a mask
-        return Noisy(self._combine(clean, noise), shared, _ratio(noise, clean))
+        value = self._combine(clean, noise)
+        return Noisy(value, shared, self._ratio(value, clean))
+
+    def _ratio(self, value: Tensor, clean: Tensor) -> Tensor:
+        """Size of the change relative to what it meets, for each row."""
+        with torch.no_grad():
+            mask = 1.0 if self.site.mask is None else self.site.mask.to(clean.device)[..., None]
+            met = (clean * mask).flatten(1).norm(dim=1).clamp_min(1e-12)
+            ratio: Tensor = (value - clean).flatten(1).norm(dim=1) / met
+            return ratio
 
     def _sample(self, params: Mapping[str, Tensor], base: object, dtype: torch.dtype) -> Tensor:
         if isinstance(base, Tensor):
@@ -74,9 +89,3 @@ class Injection(nn.Module):
             return self.combine(clean, noise)
         moved = self.combine(clean.movedim(axis + 1, -1), noise.movedim(axis + 1, -1))
         return moved.movedim(-1, axis + 1)
-
-
-def _ratio(noise: Tensor, clean: Tensor) -> Tensor:
-    with torch.no_grad():
-        ratio: Tensor = noise.flatten(1).norm(dim=1) / clean.flatten(1).norm(dim=1).clamp_min(1e-12)
-        return ratio.expand(max(len(noise), len(clean)))

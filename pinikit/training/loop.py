@@ -17,7 +17,7 @@ from pinikit.seeding import generator
 from pinikit.training.context import RunContext
 from pinikit.training.draws import RandomDraw
 from pinikit.training.model import NoisyModel
-from pinikit.training.precision import autocast
+from pinikit.training.precision import at_least_float32, autocast
 from pinikit.training.schedule import learning_rate
 from pinikit.training.task import Task
 
@@ -34,25 +34,31 @@ class TrainingError(PinikitError):
 
 @dataclass(frozen=True)
 class WeightedLoss:
-    """A loss under its label, with its weight."""
+    """A loss with its weight."""
 
-    label: str
     loss: Loss
     weight: float
 
 
-def check_optimiser(name: str) -> None:
-    """Refuse an optimiser that timm does not have.
+def check_optimiser(optim: OptimConfig) -> None:
+    """Refuse an optimiser that timm does not have, or that cannot make a step with these settings.
 
     Raises:
-        ConfigError: names the nearest one.
+        ConfigError: names the nearest one, or says what stands in its way.
     """
     known = ["nesterov", *list_optimizers()]
-    if name not in known:
+    if optim.name not in known:
         raise ConfigError(
-            f"optim.name: unknown optimiser {name!r}{nearest(name, known)}; "
+            f"run.method.optim.name: unknown optimiser {optim.name!r}{nearest(optim.name, known)}; "
             "allowed: sgd, nesterov, adamw and every other name of timm.optim.list_optimizers()"
         )
+    probe = torch.zeros(2, 2, requires_grad=True)
+    probe.grad = torch.ones_like(probe)
+    try:
+        make_optimiser([probe], optim).step()
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"run.method.optim.name: {optim.name!r} cannot be used here ({reason})") from error
 
 
 def make_optimiser(parameters: Sequence[Tensor], optim: OptimConfig) -> torch.optim.Optimizer:
@@ -111,16 +117,13 @@ def train(
 def total_loss(losses: list[WeightedLoss], output: Any, labels: Tensor) -> Tensor:
     """The weighted sum of the losses, computed in float32 or better."""
     batch: Mapping[str, Tensor] = {
-        "logits": _at_least_float32(output.logits),
+        "logits": at_least_float32(output.logits),
         "labels": labels,
-        "image_features": _at_least_float32(output.image_features),
-        "text_features": _at_least_float32(output.text_features),
+        "image_features": at_least_float32(output.image_features),
+        "text_features": at_least_float32(output.text_features),
     }
-    return torch.stack([item.weight * item.loss(batch) for item in losses]).sum()
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    terms = [item.weight * item.loss({key: batch[key] for key in item.loss.requires}) for item in losses]
+    return torch.stack(terms).sum()
 
 
 def _record(run: RunContext, epoch: int, epochs: int, rate: float, means: list[float]) -> None:

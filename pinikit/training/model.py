@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from pinikit.components.contracts import (
 from pinikit.errors import ConfigError, listing
 from pinikit.seeding import generator
 from pinikit.training.injection import Injection
+from pinikit.training.precision import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,16 @@ class NoisyModel(nn.Module):
         self._text_feature = [i for i in injections if i.site.stage == "text_feature"]
         self.start = self._resume_point(stages)
         self._embedding = backbone.text.embed(prompts)
-        with torch.no_grad():
-            self.clean_text = backbone.text.encode(prompts, self._embedding)  # [C, D]
         for injection in injections:
             self._check_context(injection)
             injection.build(self._surroundings(injection), seed)
-        self.injections.to(self.clean_text.device)
+        self.injections.to(backbone.logit_scale.device)
+
+    @cached_property
+    def clean_text(self) -> Tensor:
+        """Clean text features [C, D], encoded at first use, under the same autocast as the noisy ones."""
+        with torch.no_grad():
+            return self.backbone.text.encode(self.prompts, self._embedding)
 
     # --- what it needs ----------------------------------------------------------------------
 
@@ -87,7 +92,7 @@ class NoisyModel(nn.Module):
     @property
     def requires(self) -> frozenset[str]:
         """Image stages whose clean tensors ``forward`` reads."""
-        read = frozenset().union(*(i.injector.requires for i in self._image))
+        read = frozenset().union(*(i.requires for i in self._image))
         return (read & IMAGE_CONTEXT) | {self.start}
 
     def _resume_point(self, stages: list[str]) -> str:
@@ -97,7 +102,7 @@ class NoisyModel(nn.Module):
 
     def _check_context(self, injection: Injection) -> None:
         allowed = {"here", "text_feature"} | (set(CONTEXT) if injection.site.side == "image" else set())
-        if lacking := sorted(injection.injector.requires - allowed):
+        if lacking := sorted(injection.requires - allowed):
             raise ConfigError(
                 f"injection {injection.label!r}: its injector reads {listing(lacking)}, which the site "
                 f"{injection.site.stage!r} does not have; it has {listing(sorted(allowed))}"
@@ -113,7 +118,7 @@ class NoisyModel(nn.Module):
         }
         if spatial is not None:
             context["spatial_feature"] = (spatial.shape[0] - spatial.leading, spatial.shape[1])
-        elif "spatial_feature" in injection.injector.requires:
+        elif "spatial_feature" in injection.requires:
             raise ConfigError(
                 f"injection {injection.label!r}: backbone {self.backbone.name!r} has no spatial_feature; "
                 f"its image stages: {listing(self.backbone.image.stages)}"
@@ -128,7 +133,7 @@ class NoisyModel(nn.Module):
         """
         shape = self.backbone.image.stages["pixels"].shape
         stream = generator(0, "check_reach")
-        pixels = torch.randn(1, *shape, generator=stream).to(self.clean_text)
+        pixels = torch.randn(1, *shape, generator=stream).to(self._embedding.prefix)
         for injection in self._image:
             site = injection.site
             assert isinstance(site, ImageSite)
@@ -224,7 +229,11 @@ class NoisyModel(nn.Module):
         return tensor
 
     def logits(self, image: Tensor, text: Tensor) -> Tensor:
-        """Logit scale times cosine, plus the bias of a model that has one, [B, C]."""
-        cosine = functional.normalize(image, dim=-1) @ functional.normalize(text, dim=-1).mT
-        logits = self.backbone.logit_scale * cosine
+        """Logit scale times cosine, plus the bias of a model that has one, [B, C].
+
+        In float32 or better, also under autocast: at a scale of 100 bf16 would round differences away.
+        """
+        with torch.autocast(image.device.type, enabled=False):
+            image, text = (functional.normalize(at_least_float32(side), dim=-1) for side in (image, text))
+            logits = self.backbone.logit_scale * (image @ text.mT)
         return logits if self.backbone.logit_bias is None else logits + self.backbone.logit_bias

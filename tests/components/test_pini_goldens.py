@@ -217,7 +217,7 @@ class Reproduction:
         features = self.backbone.image.run(pixels)
         output = self.model({"image_feature": features}, self.draw, samples=self.samples)
         labels = self.case.inputs["labels"].repeat_interleave(self.samples)
-        return output, total_loss([WeightedLoss("classify", CrossEntropy(), 1.0)], output, labels)
+        return output, total_loss([WeightedLoss(CrossEntropy(), 1.0)], output, labels)
 
 
 @pytest.mark.parametrize("case", cases("pini_full"), ids=str)

@@ -102,6 +102,17 @@ def test_another_component_drops_the_parameters_of_the_former(tmp_path: Path) ->
     assert changed["method"]["injections"]["a"]["injector"] == {"name": "free", "init_std": 0.02}
 
 
+def test_equally_named_parameters_do_not_leak_into_another_component(tmp_path: Path) -> None:
+    injection = {"site": "image_feature", "injector": {"name": "mlp", "zero_init_heads": True}}
+    content = {"name": "s", "run": {"method": {"name": "pini", "injections": {"a": injection}}}}
+    changed = arms(tmp_path, "run.method.injections.a.injector=cross_attention", content=content)["s"]
+    assert changed["method"]["injections"]["a"]["injector"]["zero_init_heads"] is False
+    content = {"name": "s", "run": {"data": {"name": "dtd", "root": "here", "shots": 3}}}
+    changed = arms(tmp_path, "run.data.name=digits", content=content)["s"]
+    assert changed["data"]["shots"] == 3
+    assert "root" not in changed["data"]
+
+
 def wrong(path: str, value: Any) -> dict[str, Any]:
     """The study with one thing changed."""
     content = copy.deepcopy(STUDY)
@@ -187,6 +198,9 @@ MISTAKES = {
         wrong("design/arms/image", {"method": "pini", "method.injections": {}}),
         r"method\.injections: contradicts",
     ),
+    "arms of a number": (wrong("design/arms", 3), r"design\.arms: found 3; allowed: a mapping"),
+    "design of a number": (wrong("design", 3), r"design: found 3 \(int\); allowed: a mapping"),
+    "a seed in run": (wrong("run/seed", 3), r"run\.seed: unknown key 'seed'"),
     "arm of a number": (wrong("design/arms/image", 3), r"design\.arms\.image: found 3"),
 }
 

@@ -64,9 +64,37 @@ def test_a_class_that_cannot_be_read_is_imported(tmp_path: Path, monkeypatch: py
         "    def __init__(self, size: int = 2 * 3, names: 'list[str] | None' = None) -> None: ...\n"
         "class Child(Thing):\n"
         "    '''A child.'''\n"
+        "class Readable(Thing):\n"
+        "    '''Readable, but for its version.'''\n"
+        "    def __init__(self, size: int = 6) -> None: ...\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("Thing", "Child"):
+    for name in ("Thing", "Child", "Readable"):
         signature = read_signature(f"computed_default:{name}")
         assert signature.version == 3
         assert signature.parameters["size"].default == 6
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("FloatDistribution(low=1.0, high=2.0)", "1 … 2"),
+        ("FloatDistribution(1e-3, 1.0, log=True)", "0.001 … 1 (log)"),
+        ("IntDistribution(1, high=4)", "1 … 4"),
+        ("CategoricalDistribution(choices=[2, 3])", "2 | 3"),
+    ],
+)
+def test_search_ranges_read_as_written(
+    written: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"ranged_{abs(hash(written))}"
+    (tmp_path / f"{module}.py").write_text(
+        "from typing import Annotated\n"
+        "from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution\n"
+        "class Thing:\n"
+        "    version = 1\n"
+        f"    def __init__(self, size: Annotated[float, {written}] = 1.0) -> None: ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for signature in (read_signature(f"{module}:Thing"), inspect_signature(f"{module}:Thing")):
+        assert str(signature.parameters["size"].search) == shown

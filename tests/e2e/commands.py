@@ -32,7 +32,7 @@ design:
   arms:
     zero_shot: {method: {name: zero_shot}, prompt: {template: plain}}
     image: {method.injections.image: {site: image_feature, injector: cross_attention, share: image}}
-    patches: {method.injections.image: {site: patch_embedding, injector: mlp, share: image}}
+    block: {method.injections.image: {site: image_block.2, injector: mlp, share: image}}
     pini:
       method.injections:
         text: {site: prompt_template, noise: {name: gaussian, std: sign_free}}

@@ -84,14 +84,12 @@ class Shell:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-        environment |= {"PYTHONPYCACHEPREFIX": str(folder / "pycache"), "OMP_NUM_THREADS": "1"}
         self._server = subprocess.Popen(
             [sys.executable, "-c", SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert self._read() == "ready"
 

@@ -99,7 +99,8 @@ def test_every_flipped_or_missing_byte_of_the_result_is_noticed(store: Store) ->
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "null", "7", "{}", '{"checksum": "x"}', '{"a": NaN}', '{"a": 1e999, "checksum": ""}', "{"]
+    "text",
+    ["", "[]", "null", "7", "{}", '{"checksum": "x"}', '{"a": NaN}', '{"a": 1e999, "checksum": ""}', "{"],
 )
 def test_a_result_that_is_something_else(store: Store, text: str) -> None:
     path = store.run_folder(RUN) / RESULT

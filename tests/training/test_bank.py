@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -38,18 +38,21 @@ def test_activations_are_those_of_the_tower() -> None:
 
 def test_views_differ_and_are_the_same_every_time() -> None:
     items = Squares().catalogue().train
-    one, other = ([bank_of().get({"image_feature"}, items, view)["image_feature"] for view in range(3)] for _ in range(2))
+    one, other = (
+        [bank_of().get({"image_feature"}, items, view)["image_feature"] for view in range(3)]
+        for _ in range(2)
+    )
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert not any(torch.allclose(one[i], one[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
 @pytest.fixture(scope="module", params=["tiny", "glyph"])
-def bank_source(request: pytest.FixtureRequest) -> Iterator[Any]:
+def bank_source(request: pytest.FixtureRequest) -> Callable[[], Any]:
     """Makes empty banks of a backbone with a data set."""
     glyph = request.param == "glyph"
     frozen = load_backbone(BackboneSpec("glyph")) if glyph else backbone()
     dataset: DataSet = Digits() if glyph else Squares(train=90)
-    yield lambda: (Bank(frozen, dataset, "fp32"), dataset.catalogue().train[:90])
+    return lambda: (Bank(frozen, dataset, "fp32"), dataset.catalogue().train[:90])
 
 
 def test_a_row_depends_neither_on_its_neighbours_nor_on_its_place(bank_source: Any) -> None:
@@ -112,7 +115,14 @@ def test_the_test_split_is_out_of_a_method_s_reach() -> None:
     dataset = Squares()
     bank = bank_of(dataset)
     task = task_of(bank)
-    assert {field.name for field in dataclasses.fields(task)} == {"backbone", "prompts", "class_names", "views", "train", "val"}
+    assert {field.name for field in dataclasses.fields(task)} == {
+        "backbone",
+        "prompts",
+        "class_names",
+        "views",
+        "train",
+        "val",
+    }
     test = {item.id for item in manifest_of(bank).test}
     for split in reached_splits(task):
         split.activations({"image_feature"})
@@ -121,7 +131,9 @@ def test_the_test_split_is_out_of_a_method_s_reach() -> None:
 
 
 def reached_splits(task: Task) -> list[Split]:
-    return [value for field in dataclasses.fields(task) if isinstance(value := getattr(task, field.name), Split)]
+    return [
+        value for field in dataclasses.fields(task) if isinstance(value := getattr(task, field.name), Split)
+    ]
 
 
 def test_no_validation_pictures_is_none() -> None:

@@ -158,7 +158,7 @@ def test_other_number_formats_are_near(predictor: Predictor, bank: Bank, precisi
     for name in ("fp32", precision):
         task, run = task_of(bank), context(precision=name)
         model = model_of(task, PINI)
-        train(model, [WeightedLoss("ce", CrossEntropy(), 1.0)], optim(), 1, task, run)
+        train(model, [WeightedLoss(CrossEntropy(), 1.0)], optim(), 1, task, run)
         losses[name] = [row["loss"] for row in run.history]
         assert all(parameter.dtype == torch.float32 for parameter in model.injections.parameters())
         assert all(map(math.isfinite, losses[name]))

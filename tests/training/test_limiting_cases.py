@@ -12,9 +12,9 @@ from torch import Tensor
 from pinikit.backbones.base import Backbone, Prompts
 from pinikit.components.contracts import Draw
 from pinikit.components.losses.cross_entropy import CrossEntropy
-from pinikit.components.methods.pini import make_injection
+from pinikit.components.methods.pini import Pini, make_injection
 from pinikit.config.checking import Checker, Slot, Where
-from pinikit.config.schema import InjectionConfig
+from pinikit.config.schema import InjectionConfig, LossConfig, OptimConfig
 from pinikit.errors import ConfigError
 from pinikit.plugin import registry
 from pinikit.training.draws import FixedDraw, MeanDraw, RandomDraw
@@ -119,7 +119,7 @@ def test_noise_changes_the_logits_and_every_parameter_has_a_gradient(site: str) 
     model = make_model({"only": SITES[site]})
     output = model(activations(model), RandomDraw(0, "test"))
     assert not torch.allclose(output.logits, zero_shot(model), atol=1e-4)
-    total_loss([WeightedLoss("ce", CrossEntropy(), 1.0)], output, torch.tensor([0, 1, 2])).backward()
+    total_loss([WeightedLoss(CrossEntropy(), 1.0)], output, torch.tensor([0, 1, 2])).backward()
     for name, parameter in model.injections.named_parameters():
         assert parameter.grad is not None, name
         unused = name.endswith(("key.bias",))  # softmax does not see a shift shared by all classes
@@ -137,11 +137,46 @@ def test_same_draw_same_logits_other_draw_other_logits(site: str) -> None:
 
 
 @pytest.mark.parametrize("control", ["zero", {"name": "isotropic", "std": 0.0}])
-def test_controls_without_noise_are_the_identity(control: Any) -> None:
-    for site in ({"site": "prompt_template"}, IMAGE, {"site": "pixels", "share": "image"}):
-        model = make_model({"only": {**site, "noise": control}})
-        for draw in (MeanDraw(), RandomDraw(0, "test")):
-            torch.testing.assert_close(logits(model, draw), zero_shot(model), rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("combine", ["add", "multiply", "sphere"])
+def test_controls_without_noise_are_the_identity(control: Any, site: str, combine: str) -> None:
+    model = make_model({"only": {**SITES[site], "noise": control, "combine": combine}})
+    assert not list(model.injections.parameters())
+    clean = make_model({})
+    for draw in (MeanDraw(), RandomDraw(0, "test")):
+        output = model(activations(model), draw)
+        torch.testing.assert_close(output.logits, logits(clean, draw), rtol=1e-12, atol=1e-12)
+        assert output.ratios["only"].max() == 0
+
+
+@pytest.mark.parametrize("combine", ["add", "multiply", "sphere"])
+def test_noise_ratio_is_the_size_of_the_change(combine: str) -> None:
+    model = make_model({"only": {"site": "prompt_classname", "combine": combine, "noise": "mu_only"}})
+    injection, embedding = model.injections["only"], model.backbone.text.embed(model.prompts)
+    clean = injection.site.read(embedding)
+    noisy = injection(clean, {}, MeanDraw())
+    for row, length in enumerate(model.prompts.classname_lengths):
+        change = (noisy.value - clean)[row, :length].norm() / clean[row, :length].norm()
+        torch.testing.assert_close(noisy.ratio[row], change)
+        assert change > 0
+
+
+def test_logits_are_computed_in_single_precision_under_autocast() -> None:
+    model = make_model(PINI)
+    image, text = torch.randn(5, 24).bfloat16(), torch.randn(7, 24).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.logits(image, text)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.float(), model.logits(image.float(), text.float()).float())
+
+
+def test_equal_samples_are_refused() -> None:
+    shared = {"image": injection_config({**IMAGE, "share": "batch"})}
+    backbone = tiny_backbone()
+    prompts = backbone.text.tokenize(TEMPLATE, CLASSES)
+    losses = {"classify": LossConfig({"name": "cross_entropy", "weight": 1.0})}
+    with pytest.raises(ConfigError, match="samples: found 4"):
+        Pini(shared, losses, OptimConfig(), samples=4).footprint(backbone, prompts)
 
 
 def test_mean_draw_is_base_zero_and_mu_only() -> None:
@@ -188,7 +223,7 @@ def test_gradient_of_std_is_base_times_gradient_of_mean() -> None:
     model = make_model({"text": TEXT})
     base = torch.randn(1, *model.injections["text"].site.event.shape, dtype=torch.float64)
     output = model(activations(model), FixedDraw({"text": base}))
-    total_loss([WeightedLoss("ce", CrossEntropy(), 1.0)], output, torch.tensor([0, 1, 2])).backward()
+    total_loss([WeightedLoss(CrossEntropy(), 1.0)], output, torch.tensor([0, 1, 2])).backward()
     grads = {name.rpartition(".")[2]: p.grad for name, p in model.injections.named_parameters()}
     torch.testing.assert_close(grads["std"], base * grads["mean"], rtol=1e-12, atol=1e-15)
 
@@ -212,7 +247,7 @@ def test_equal_samples_give_the_loss_of_one(site: str) -> None:
     }
     base["text"] = base["text"][:1]
     repeated = {**base, "image": base["image"].repeat_interleave(samples, 0)}
-    losses = [WeightedLoss("ce", CrossEntropy(), 1.0)]
+    losses = [WeightedLoss(CrossEntropy(), 1.0)]
     one = total_loss(losses, model(clean, FixedDraw(base)), labels)
     several = total_loss(
         losses, model(clean, FixedDraw(repeated), samples=samples), labels.repeat_interleave(samples)

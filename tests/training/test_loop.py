@@ -12,7 +12,7 @@ from few_shot import IMAGE, TEXT, Squares, bank_of, context, held_out, model_of,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pinikit.components.contracts import Loss
+from pinikit.components.contracts import LOSS_BATCH, Loss
 from pinikit.components.losses.cross_entropy import CrossEntropy
 from pinikit.components.methods.pini import _PiniPredictor
 from pinikit.config.schema import OptimConfig
@@ -34,7 +34,7 @@ from pinikit.training.model import NoisyModel, Output
 from pinikit.training.schedule import learning_rate
 
 PINI = {"text": TEXT, "image": IMAGE}
-CE = [WeightedLoss("classify", CrossEntropy(), 1.0)]
+CE = [WeightedLoss(CrossEntropy(), 1.0)]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,9 @@ def test_only_the_views_that_are_wanted_are_encoded(
     seen: set[int] = set()
     get = bank.get
     monkeypatch.setattr(
-        bank, "get", lambda stages, items, view, progress: seen.add(view) or get(stages, items, view, progress)
+        bank,
+        "get",
+        lambda stages, items, view, progress: seen.add(view) or get(stages, items, view, progress),
     )
     trained(bank, optim(epochs=1), views=views)
     assert seen == wanted
@@ -164,7 +166,7 @@ def test_weight_decay_applies_to_every_parameter(bank: Bank) -> None:
 @pytest.mark.parametrize("name", ["sgd", "nesterov", "adamw", "adam", "lamb", "lion", "adafactorbv", "muon"])
 def test_optimisers_train(bank: Bank, name: str) -> None:
     try:
-        check_optimiser(name)
+        check_optimiser(OptimConfig(name=name))
     except ConfigError:
         pytest.skip(f"this timm has no {name}")
     model, run = trained(bank, optim(name=name, lr=1e-3, epochs=2))
@@ -174,8 +176,10 @@ def test_optimisers_train(bank: Bank, name: str) -> None:
 
 
 def test_an_unknown_optimiser_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"optim\.name: unknown optimiser 'adamww' \(did you mean 'adamw'\?\)"):
-        check_optimiser("adamww")
+    with pytest.raises(
+        ConfigError, match=r"optim\.name: unknown optimiser 'adamww' \(did you mean 'adamw'\?\)"
+    ):
+        check_optimiser(OptimConfig(name="adamww"))
 
 
 def test_training_takes_the_steps_of_sgd(bank: Bank) -> None:
@@ -240,7 +244,8 @@ def test_training_lowers_the_loss_and_leaves_the_backbone(bank: Bank) -> None:
 
 def test_same_seed_same_bits_whatever_the_global_generator(bank: Bank) -> None:
     (one, first), (again, second), (other, _) = (
-        (torch.manual_seed(index), trained(bank, optim(), seed=seed))[1] for index, seed in enumerate((1, 1, 2))
+        (torch.manual_seed(index), trained(bank, optim(), seed=seed))[1]
+        for index, seed in enumerate((1, 1, 2))
     )
     assert first.history == second.history
     state, same, different = (model.injections.state_dict() for model in (one, again, other))
@@ -267,6 +272,8 @@ def test_each_sample_has_its_own_noise(bank: Bank) -> None:
     seen: list[torch.Tensor] = []
 
     class Spy(Loss):
+        requires = frozenset({"logits", "labels", "image_features"})
+
         def __call__(self, batch: Any) -> torch.Tensor:
             seen.append(batch["image_features"].detach())
             assert len(batch["labels"]) == len(batch["logits"]) == 12 * 3
@@ -279,7 +286,7 @@ def test_each_sample_has_its_own_noise(bank: Bank) -> None:
         optim(epochs=1, batch_size=12),
         {"image": IMAGE},
         samples=3,
-        losses=[WeightedLoss("spy", Spy(), 1.0)],
+        losses=[WeightedLoss(Spy(), 1.0)],
     )
     grouped = seen[0].view(12, 3, -1)
     assert not torch.allclose(grouped[:, 0], grouped[:, 1])
@@ -296,7 +303,7 @@ def test_losses_are_weighted_and_summed() -> None:
 
     half = torch.zeros(2, 3, dtype=torch.float16)
     output = Output(half, half, half, {})
-    losses = [WeightedLoss("one", Constant(2.0), 0.5), WeightedLoss("two", Constant(3.0), 10.0)]
+    losses = [WeightedLoss(Constant(2.0), 0.5), WeightedLoss(Constant(3.0), 10.0)]
     assert total_loss(losses, output, torch.tensor([0, 1])) == 31
 
 
@@ -322,7 +329,9 @@ def test_other_number_formats_stay_near(bank: Bank, precision: str) -> None:
 def test_a_loss_that_is_no_number_is_an_error(bank: Bank) -> None:
     run = context()
     task = task_of(bank)
-    with pytest.raises(TrainingError, match=r"the loss became nan in epoch 1 \(learning rate 1e\+30\); a smaller"):
+    with pytest.raises(
+        TrainingError, match=r"the loss became nan in epoch 1 \(learning rate 1e\+30\); a smaller"
+    ):
         train(model_of(task, PINI), CE, optim(lr=1e30), 1, task, run)
     assert len(run.history) == 2, "the epochs until then are told"
 
@@ -333,7 +342,9 @@ def test_a_last_step_that_spoils_everything_is_an_error(bank: Bank, lr: float) -
     config = optim(epochs=1, batch_size=50, warmup_epochs=0, lr=lr)
     model, run = trained(bank, config)
     assert math.isfinite(run.history[0]["loss"])
-    with pytest.raises(PinikitError, match=r"evaluation with noise 'mean': .* is (nan|inf).*smaller run\.method"):
+    with pytest.raises(
+        PinikitError, match=r"evaluation with noise 'mean': .* is (nan|inf).*smaller run\.method"
+    ):
         evaluate(_PiniPredictor(model), held_out(bank), ["mean"], seed=1, precision="fp32", batch_size=9)
 
 

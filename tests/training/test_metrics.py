@@ -66,7 +66,11 @@ def test_macro_accuracy_ignores_classes_that_do_not_occur() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(2, 7).flatmap(lambda k: st.lists(st.lists(st.integers(0, 3), min_size=k, max_size=k), min_size=1, max_size=6)))
+@given(
+    st.integers(2, 7).flatmap(
+        lambda k: st.lists(st.lists(st.integers(0, 3), min_size=k, max_size=k), min_size=1, max_size=6)
+    )
+)
 def test_flip_rate_is_the_share_of_pairs_that_differ(pictures: list[list[int]]) -> None:
     pairs = [one != other for draws in pictures for one, other in combinations(draws, 2)]
     assert flip_rate(torch.tensor(pictures).T) == pytest.approx(100 * sum(pairs) / len(pairs))

@@ -28,7 +28,8 @@ class Sphere(Combine):
         unit = functional.normalize(clean, dim=-1)
         tangent = noise - (noise * unit).sum(-1, keepdim=True) * unit
         square = tangent.square().sum(-1, keepdim=True)
-        return norm * (_cos_sqrt(square) * unit + _sinc_sqrt(square) * tangent)
+        turn = _cos_sqrt(square) - 1  # exactly 0 without noise: the clean tensor comes back bit for bit
+        return clean + norm * (turn * unit + _sinc_sqrt(square) * tangent)
 
 
 _SMALL = 1e-16

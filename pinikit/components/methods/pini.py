@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pinikit.backbones.base import Backbone, Prompts
-from pinikit.components.contracts import Classified, Draw, Footprint, Method, Predictor
+from pinikit.components.contracts import LOSS_BATCH, Classified, Draw, Footprint, Method, Predictor
 from pinikit.config.build import create
 from pinikit.config.schema import InjectionConfig, LossConfig, OptimConfig
-from pinikit.errors import ConfigError, WeightsError
+from pinikit.errors import ConfigError, WeightsError, listing
 from pinikit.training.context import RunContext
 from pinikit.training.injection import Injection
 from pinikit.training.loop import WeightedLoss, check_optimiser, train
@@ -64,10 +64,16 @@ class Pini(Method):
 
     def footprint(self, backbone: Backbone, prompts: Prompts) -> Footprint:
         """Builds the whole model once, untrained."""
-        check_optimiser(self._optim.name)
+        check_optimiser(self._optim)
         self._make_losses()
         model = self._make_model(backbone, prompts, seed=0)
         model.check_reach()
+        shares = {i.share for i in self._injections.values()}
+        if self._samples > 1 and "image" not in shares:
+            raise ConfigError(
+                f"run.method.samples: found {self._samples}, but no injection has share: image, so all "
+                "samples of an image would be equal; allowed: 1"
+            )
         return Footprint(model.earliest_change, _cost_class(model), _count(model))
 
     def fit(self, task: Task, run: RunContext) -> Predictor:
@@ -98,7 +104,11 @@ class Pini(Method):
         for label, config in self._losses.items():
             spec = {key: value for key, value in config.loss.items() if key != "weight"}
             loss = create("loss", spec, f"run.method.losses.{label}")
-            losses.append(WeightedLoss(label, loss, config.loss["weight"]))
+            if lacking := sorted(loss.requires - set(LOSS_BATCH)):
+                raise ConfigError(
+                    f"run.method.losses.{label}: requires {listing(lacking)}; there is {listing(LOSS_BATCH)}"
+                )
+            losses.append(WeightedLoss(loss, config.loss["weight"]))
         return losses
 
 
