@@ -41,7 +41,7 @@ class Guarded(TyperGroup):
 
 
 def _interrupt_again(dropped: Any) -> None:
-    """Python drops a Ctrl-C that arrives within a destructor or a weak reference's callback: send it again."""
+    """Python drops a Ctrl-C that arrives inside a destructor or weak-reference callback: send it again."""
     if issubclass(dropped.exc_type, KeyboardInterrupt):
         threading.Timer(0.05, _thread.interrupt_main).start()
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import os
 import platform
 import time
 import traceback
@@ -35,6 +34,9 @@ from pinikit.training.precision import torch_device
 from pinikit.training.task import Split, make_task
 
 log = logging.getLogger("pinikit.run")
+
+THREADS = torch.get_num_threads()
+"""Threads of a run that asks for none: what torch found, which honours OMP_NUM_THREADS."""
 
 DISTRIBUTIONS = ("pinikit", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "transformers")
 
@@ -157,7 +159,7 @@ def _train_and_evaluate(
     run: Run, footprint: Footprint, folder: Path, workshop: Workshop, steps: Steps
 ) -> dict[str, Any]:
     config = run.config
-    torch.set_num_threads(config["threads"] or available_processors())
+    torch.set_num_threads(config["threads"] or THREADS)
     memory = PeakMemory(torch_device(config["device"]))
     bank, prompts = workshop.bank(run), workshop.prompts_of(run)
     clock = _Clock(bank)
@@ -226,13 +228,6 @@ class _Clock:
         return parts | encode | {"seconds_total": sum(self.parts.values())}
 
 
-def available_processors() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _logged(steps: Steps) -> Any:
     """Progress that also goes to the run's log, a line every tenth of the epochs."""
 
@@ -295,5 +290,5 @@ def environment(run: Run) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else platform.processor() or "cpu",
-        "threads": run.config["threads"] or available_processors(),
+        "threads": run.config["threads"] or THREADS,
     }

@@ -12,7 +12,7 @@ from few_shot import IMAGE, TEXT, Squares, bank_of, context, held_out, model_of,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pinikit.components.contracts import LOSS_BATCH, Loss
+from pinikit.components.contracts import Loss
 from pinikit.components.losses.cross_entropy import CrossEntropy
 from pinikit.components.methods.pini import _PiniPredictor
 from pinikit.config.schema import OptimConfig
