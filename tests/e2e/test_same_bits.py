@@ -135,7 +135,8 @@ def test_ctrl_c_is_not_lost_in_a_destructor(monkeypatch: pytest.MonkeyPatch) -> 
 
     def run_study(*_: Any, **__: Any) -> None:
         Late()
-        time.sleep(10)
+        for _ in range(1000):
+            time.sleep(0.01)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
