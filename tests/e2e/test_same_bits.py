@@ -74,7 +74,7 @@ def test_killed_in_the_middle_of_every_kind_of_file(
     """A run writes seven files; the process dies half-way through one of them, then again, then at any time."""
     runs = tmp_path / "runs"
     words = ("run", study, "--arms", "image,pini", "--runs", runs)
-    for number in (1, 4, 7, 9):
+    for number in (4, 7, 9):
         ended = forked(*words, die_at_write=number)
         assert ended.code == -signal.SIGKILL
         check_nothing_torn(runs)
