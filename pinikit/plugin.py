@@ -89,7 +89,7 @@ class Plugins:
         version = point.dist.version if point.dist else ""
         try:
             plugin = point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.problems.append(Problem(point.name, f"import of {point.value!r} failed: {error!r}"))
             return
         self._add(point.name, version, plugin)
@@ -103,7 +103,7 @@ class Plugins:
                 for implementation in self._manager.hook.pinikit_register.get_hookimpls():
                     if implementation.plugin is plugin:
                         implementation.function(self.registry)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.problems.append(Problem(name, f"{type(error).__name__}: {error}"))
             if self._manager.get_plugin(name) is plugin:  # not another one of the same name
                 self._manager.unregister(name=name)

@@ -81,7 +81,11 @@ class Workshop:
         """
         key = (run.backbone, run.config["device"], run.template, run.manifest.class_names)
         if key not in self.prompts:
-            self.prompts[key] = self.backbone(run).text.tokenize(run.template, run.manifest.class_names)
+            text = self.backbone(run).text
+            try:
+                self.prompts[key] = text.tokenize(run.template, run.manifest.class_names)
+            except ConfigError as error:
+                raise ConfigError(f"run.prompt.template: {run.template!r}: {error}") from error
         return self.prompts[key]
 
     def bank(self, run: Run) -> Bank:
