@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 import torch
 from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
+from shared_material import SHARED
 from tiny_models import EMBED, TEXT, VIT, tiny_bert_folder, tiny_clip
 
 from pinikit.backbones import sources
@@ -24,7 +24,6 @@ from pinikit.backbones.spec import BackboneSpec
 from pinikit.errors import ConfigError, WeightsError
 
 MODEL_CONFIG = {"embed_dim": EMBED, "vision_cfg": VIT, "text_cfg": TEXT}
-SHARED = Path(os.environ.get("PINIKIT_SHARED", Path(__file__).parents[3] / "shared"))
 REAL_MODEL = SHARED / "models" / "effl0-causal"
 
 

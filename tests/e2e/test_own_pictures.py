@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
 from commands import call, draw_pictures, folder_of, read, write_study
 from PIL import Image
+from shared_material import SHARED
 
 import pinikit
 from pinikit.data.manifest import SplitManifest
 
-SHARED = Path(os.environ.get("PINIKIT_SHARED") or Path(__file__).resolve().parents[3] / "shared")
 COLOURS = {"blue_sky": (0, 0, 190), "red": (190, 0, 0), "green": (0, 190, 0)}
 
 

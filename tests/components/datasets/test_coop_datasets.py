@@ -1,10 +1,10 @@
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from shared_material import SHARED
 
 from pinikit.components.datasets._coop import CoOpDataSet, read_split_file
 from pinikit.components.datasets.caltech101 import Caltech101
@@ -13,7 +13,6 @@ from pinikit.data.catalogue import Item
 from pinikit.data.manifest import make_manifest
 from pinikit.errors import ConfigError, DataError
 
-SHARED = Path(os.environ.get("PINIKIT_SHARED") or Path(__file__).resolve().parents[4] / "shared")
 needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the shared pictures are not here")
 
 SPLIT = {
