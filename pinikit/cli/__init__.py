@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 
 def main() -> None:
     """Run the command line of this process; ends it with the documented exit code."""
+    # Read by torch's OpenMP when it loads. Threads that spin while they wait take the processor from the
+    # threads they wait for: beside one other busy process a study took 2.6 times as long without this.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pinikit.cli.app import app
 
     app(prog_name="pinikit")
