@@ -65,7 +65,7 @@ def write_study(folder: Path, text: str = STUDY) -> Path:
 
 def call(*words: object) -> Result:
     """Run a command in this process."""
-    return CliRunner().invoke(app, [str(word) for word in words])
+    return CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(word) for word in words])
 
 
 def read(runs: Path) -> dict[tuple[str, int], dict[str, Any]]:

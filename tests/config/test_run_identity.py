@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_loading import STUDY, write
+from test_study_files import STUDY, write
 
 from pinikit.study.study import resolve_study
 
