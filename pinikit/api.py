@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pinikit.data.files import write_json
+from pinikit.data.view_bank import user_bank
 from pinikit.errors import ConfigError, PinikitError
 from pinikit.plugin import plugins
+from pinikit.study.groups import group_runs, largest_group
 from pinikit.study.store import Store, StoredResult
 from pinikit.study.study import Run, Study, resolve_study
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pinikit.components.contracts import Footprint
+    from pinikit.study.bank_plan import BankPlan
     from pinikit.study.predictor import LoadedPredictor
     from pinikit.study.run import Workshop
 
@@ -30,8 +34,8 @@ class Reporter:
     def message(self, text: str) -> None:
         """A note worth a line."""
 
-    def run_started(self, run: Run, index: int, total: int) -> None:
-        """Run ``index`` (from 1) of ``total`` begins."""
+    def group_started(self, runs: Sequence[Run], index: int, total: int) -> None:
+        """Runs that are trained together begin; the first of them is run ``index`` (from 1) of ``total``."""
 
     def encoding(self, done: int, total: int) -> None:
         """Pictures that went through the frozen tower."""
@@ -58,6 +62,10 @@ class Plan:
     """By arm."""
     finished: frozenset[str]
     """Identities of the runs that are there already."""
+    groups: tuple[tuple[Run, ...], ...]
+    """Runs that are trained together."""
+    bank: BankPlan
+    """What the runs to do take of the view bank."""
     messages: tuple[str, ...]
 
 
@@ -87,20 +95,25 @@ def plan_study(
     *,
     arms: str | None = None,
     runs: str | Path = "runs",
+    fuse: str = "auto",
 ) -> Plan:
-    """Resolve and validate a study without training anything.
+    """Resolve and validate a study without training anything; arguments as for :func:`run_study`.
 
     Raises:
         PinikitError: what ``run_study`` would refuse.
     """
+    from pinikit.study.bank_plan import plan_bank
     from pinikit.study.run import Workshop
 
     study = resolve_study(source, overrides, arms)
     workshop = Workshop()
     footprints = _check(study, list(study.runs), workshop)
+    groups = tuple(group_runs(study.runs, footprints, fuse))
     store = Store(runs)
     finished = frozenset(run.id for run in study.runs if _stored(store, run.id))
-    return Plan(study, footprints, finished, (*study.notes, *workshop.messages()))
+    todo = [run for group in groups if any(run.id not in finished for run in group) for run in group]
+    bank = plan_bank(todo, footprints, workshop)
+    return Plan(study, footprints, finished, groups, bank, (*study.notes, *workshop.messages()))
 
 
 def run_study(
@@ -109,6 +122,7 @@ def run_study(
     *,
     arms: str | None = None,
     runs: str | Path = "runs",
+    fuse: str = "auto",
     reporter: Reporter | None = None,
 ) -> StudyResult:
     """Run what is not finished yet of a study, and write its tables, figure and report.
@@ -118,6 +132,7 @@ def run_study(
         overrides: ``key.path=value`` words or a mapping of key paths.
         arms: comma-separated shell patterns of arms to take; the baseline is always taken.
         runs: the folder of the result store.
+        fuse: how many runs are trained as one computation: ``auto``, ``off`` or the most that may be.
         reporter: how progress is shown.
 
     Raises:
@@ -126,6 +141,7 @@ def run_study(
     """
     from pinikit.reporting import write_report
 
+    largest_group(fuse)
     reporter = reporter or Reporter()
     study = resolve_study(source, overrides, arms)
     store = Store(runs)
@@ -138,7 +154,7 @@ def run_study(
     for note in study.notes:
         reporter.message(note)
     if todo:
-        results |= _train(study, todo, store, reporter)
+        results |= _train(study, todo, fuse, store, reporter)
     else:
         reporter.study_started(study, 0, len(results))
     ordered = {(run.arm, run.seed): results[run.arm, run.seed] for run in study.runs}
@@ -229,28 +245,60 @@ def _check(study: Study, runs: list[Run], workshop: Workshop) -> dict[str, Footp
 
 
 def _train(
-    study: Study, todo: list[Run], store: Store, reporter: Reporter
+    study: Study, todo: list[Run], fuse: str, store: Store, reporter: Reporter
 ) -> dict[tuple[str, int], StoredResult]:
-    from pinikit.study.run import Workshop, execute
+    from pinikit.study.bank_plan import expect
+    from pinikit.study.run import Workshop
 
-    workshop = Workshop()
-    footprints = _check(study, todo, workshop)
+    workshop = Workshop(disk=user_bank(reporter.message))
+    footprints = _check(study, list(study.runs), workshop)
     for message in workshop.messages():
         reporter.message(message)
+    wanted: dict[str, Run] = {}
+    for run in todo:
+        wanted.setdefault(run.id, run)
+    groups = group_runs(study.runs, footprints, fuse)
+    expect(todo, footprints, workshop)
     reporter.study_started(study, len(todo), len(study.runs) - len(todo))
-    results = {}
-    for index, run in enumerate(todo, 1):
-        reporter.run_started(run, index, len(todo))
+    stored: dict[str, StoredResult] = {}
+    for group in groups:
+        members = {run.id for run in group}
+        unfinished = [run for run in wanted.values() if run.id in members]
+        if unfinished:
+            reporter.group_started(unfinished, len(stored) + 1, len(todo))
+            stored |= _train_group(study, group, unfinished, footprints, store, workshop, reporter)
+    return {(run.arm, run.seed): stored[run.id] for run in todo}
+
+
+def _train_group(
+    study: Study,
+    group: Sequence[Run],
+    unfinished: Sequence[Run],
+    footprints: Mapping[str, Footprint],
+    store: Store,
+    workshop: Workshop,
+    reporter: Reporter,
+) -> dict[str, StoredResult]:
+    """Results by identity; runs that another process finishes meanwhile are taken from it."""
+    from pinikit.study.run import execute
+
+    for run in unfinished:
         plugins().notify("pinikit_run_started", run_id=run.id, arm=run.arm, seed=run.seed)
-        with store.lock(run.id):
-            done = _stored(store, run.id)  # by another process, while this one waited
-            result = done or execute(run, footprints[run.arm], store, workshop, reporter, study.name)
-        results[run.arm, run.seed] = result
+    with ExitStack() as locks:
+        for run in sorted(unfinished, key=lambda run: run.id):  # in one order, so none waits for the other
+            locks.enter_context(store.lock(run.id))
+        stored = {run.id: done for run in unfinished if (done := _stored(store, run.id))}
+        rest = [run.id for run in unfinished if run.id not in stored]
+        if rest:
+            footprint = footprints[unfinished[0].arm]
+            stored |= execute(group, rest, footprint, store, workshop, reporter, study.name)
+    for run in unfinished:
+        result = stored[run.id]
         plugins().notify(
             "pinikit_run_finished", run_id=run.id, arm=run.arm, seed=run.seed, result=result.content
         )
         reporter.run_finished(run, result)
-    return results
+    return stored
 
 
 def _write_index(result: StudyResult) -> None:

@@ -1,10 +1,13 @@
-"""One thread for each test process and what it starts: the tests run side by side."""
+"""One thread and one cache for each test process and what it starts: the tests run side by side."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 
 import torch
 
 os.environ["OMP_NUM_THREADS"] = "1"
+_cache = tempfile.TemporaryDirectory(prefix="pinikit-tests-")  # removed when the process ends
+os.environ["PINIKIT_CACHE"] = _cache.name
 torch.set_num_threads(1)

@@ -8,12 +8,14 @@ pixels and the features is presented as a token grid ``[B, N, W]``, also for con
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from pinikit.backbones.precision import cast_weights, weight_dtype
 
 Edit = Callable[[Tensor], Tensor]
 """Takes the clean tensor of a stage and returns the tensor that goes on; the batch size is kept."""
@@ -30,7 +32,11 @@ class StageInfo:
 
 
 class ImageTower(ABC):
-    """A frozen image encoder as a sequence of stages, from ``pixels`` to ``image_feature``."""
+    """A frozen image encoder as a sequence of stages, from ``pixels`` to ``image_feature``.
+
+    It computes in the number format of its weights. Tensors are cast to it where they enter, and
+    everything that is handed out, to edits too, is at least float32.
+    """
 
     stages: dict[str, StageInfo]
     """In the order in which the tower computes them."""
@@ -57,7 +63,7 @@ class ImageTower(ABC):
         """The clean tensors of several stages from one pass over ``pixels`` [B, 3, H, W]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompts:
     """One tokenised prompt per class. All of them share ``leading`` + ``template_length`` first tokens.
 
@@ -89,21 +95,35 @@ class Prompts:
 
 @dataclass(frozen=True)
 class PromptEmbedding:
-    """The stage ``prompt_embedding`` in two parts, so that what classes share is computed once."""
+    """The tokens of all prompts at a stage, in two parts, so that what classes share is computed once."""
 
     prefix: Tensor
     """[G, P, W] with G = 1 (shared by all classes) or C; P = ``prompts.prefix_length``."""
     suffix: Tensor
     """[C, S, W], padded to the longest suffix; positions behind a prompt's own length are ignored."""
+    common: int = 0
+    """Where G = C: how many leading prefix tokens are known to be equal for all classes."""
+
+    @property
+    def shared_length(self) -> int:
+        """How many leading tokens are the same for all classes."""
+        return self.prefix.shape[1] if self.prefix.shape[0] == 1 else self.common
+
+
+PromptEdit = Callable[[PromptEmbedding], PromptEmbedding]
+"""Takes the tokens of a text stage and returns those that go on; the classes and lengths are kept."""
 
 
 class TextTower(ABC):
     """A frozen text encoder, from ``prompt_embedding`` to ``text_feature``."""
 
     stages: dict[str, StageInfo]
+    """In the order in which the tower computes them, with ``text_block.k`` where blocks can be edited."""
     context_length: int
     width: int
     causal: bool
+    tokens_encoded: int = 0
+    """Tokens that went through the blocks so far, forward, by any of the paths."""
 
     @abstractmethod
     def tokenize(self, template: str, class_names: Collection[str]) -> Prompts:
@@ -118,21 +138,37 @@ class TextTower(ABC):
         """Token embeddings (no positions added) of the prompts, split at the shared prefix."""
 
     @abstractmethod
-    def encode(self, prompts: Prompts, embedding: PromptEmbedding) -> Tensor:
-        """Text features [C, D], not normalised, by the fastest exact path."""
+    def encode(
+        self, prompts: Prompts, embedding: PromptEmbedding, edits: Mapping[str, PromptEdit] | None = None
+    ) -> Tensor:
+        """Text features [C, D], not normalised, at least float32, by the fastest exact path.
+
+        Args:
+            prompts: what :meth:`tokenize` gave.
+            embedding: the tokens at ``prompt_embedding``, without positions.
+            edits: by stage ``text_block.k``: what becomes of the tokens behind block k.
+
+        Raises:
+            ConfigError: the tower has no such stage.
+            ValueError: tokens of other shapes than ``prompts`` has.
+        """
 
     @abstractmethod
-    def encode_plain(self, prompts: Prompts, embedding: PromptEmbedding) -> Tensor:
+    def encode_plain(
+        self, prompts: Prompts, embedding: PromptEmbedding, edits: Mapping[str, PromptEdit] | None = None
+    ) -> Tensor:
         """The same by the published path: every prompt at the full context length. For tests."""
 
-    def encode_arms(self, prompts: Prompts, prefix: Tensor, suffix: Tensor) -> Tensor:
-        """Text features [A, C, D] of A embeddings: prefix [A, P, W], suffix [A, C, S, W] or [1, C, S, W].
-
-        What :meth:`encode` gives for each arm alone; towers that can compute all arms in one pass do.
-        """
-        suffixes = suffix.expand(len(prefix), -1, -1, -1)
-        arms = zip(prefix, suffixes, strict=True)
-        return torch.stack([self.encode(prompts, PromptEmbedding(p[None], s)) for p, s in arms])
+    def encode_arms(
+        self,
+        prompts: Prompts,
+        embeddings: Sequence[PromptEmbedding],
+        edits: Sequence[Mapping[str, PromptEdit]] | None = None,
+    ) -> Tensor:
+        """Text features [A, C, D]: what :meth:`encode` gives for each arm alone; in one pass where it can."""
+        each = edits or [{}] * len(embeddings)
+        arms = zip(embeddings, each, strict=True)
+        return torch.stack([self.encode(prompts, embedding, changes) for embedding, changes in arms])
 
     def unknown_tokens(self, prompts: Prompts) -> list[str]:
         """Readable tokens of the prompts that training never saw; empty where that is not known."""
@@ -158,14 +194,25 @@ class Backbone:
     """Things worth telling the user, such as a QuickGELU mismatch."""
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Backbone:
-        """This backbone on another device or in another precision. The modules are moved in place."""
+        """This backbone on another device or with weights in another number format, changed in place.
+
+        The logits' scale and bias stay at least float32.
+        """
+        if dtype is not None:
+            cast_weights(self.model, dtype)
+            dtype = torch.promote_types(dtype, torch.float32)
         bias = self.logit_bias
         return replace(
             self,
-            model=self.model.to(device=device, dtype=dtype),
+            model=self.model.to(device=device),
             logit_scale=self.logit_scale.to(device=device, dtype=dtype),
             logit_bias=None if bias is None else bias.to(device=device, dtype=dtype),
         )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of the frozen weights."""
+        return weight_dtype(self.model)
 
     @property
     def stages(self) -> dict[str, StageInfo]:

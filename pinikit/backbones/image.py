@@ -23,13 +23,13 @@ def image_tower(visual: Any) -> ImageTower:
         return VitTower(visual)
     picture = _blank_picture(visual)
     if type(visual) is ModifiedResNet:
-        return ConvTower(modified_resnet_parts(visual), picture)
+        return ConvTower(visual, modified_resnet_parts(visual), picture)
     if type(visual) is TimmModel:
         if is_plain_vit(visual.trunk):
             return TimmVitTower(visual, picture)
         parts = timm_parts(visual)
         if parts is not None:
-            return ConvTower(parts, picture)
+            return ConvTower(visual, parts, picture)
     return HookedTower(visual, picture)
 
 

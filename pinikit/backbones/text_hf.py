@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pinikit.backbones.base import PromptEmbedding, Prompts
+from pinikit.backbones.base import PromptEdit, PromptEmbedding, Prompts
 from pinikit.backbones.text_open_clip import OpenClipTextTower
 from pinikit.backbones.text_tokens import PromptTokenizer
 
@@ -25,10 +26,12 @@ class HubTextTower(OpenClipTextTower):
         )
         self._pad_id = int(encoder.config.pad_token_id)
 
-    def encode(self, prompts: Prompts, embedding: PromptEmbedding) -> Tensor:
+    def encode(
+        self, prompts: Prompts, embedding: PromptEmbedding, edits: Mapping[str, PromptEdit] | None = None
+    ) -> Tensor:
         """Text features [C, D], without the padding that all prompts have."""
         tokens = self._tokens(prompts)
-        return self._encode_modules(tokens[:, : self._needed(prompts)], prompts, embedding)
+        return self._encode_modules(tokens[:, : self._needed(prompts)], prompts, embedding, edits or {})
 
     def _needed(self, prompts: Prompts) -> int:
         """The longest prompt, or the whole context where something other than padding follows."""

@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from pinikit.backbones.spec import WEIGHT_SUFFIXES
+from pinikit.data.files import cache_folder
 from pinikit.errors import WeightsError
 
 CONFIG_NAME = "open_clip_config.json"
@@ -26,11 +25,6 @@ PREFERRED = (
 )
 SETTLED_SECONDS = 2.0
 """A file younger than this may change again within the resolution of its time stamp: not remembered."""
-
-
-def cache_folder() -> Path:
-    """Where pinikit keeps what it can always compute again: ``PINIKIT_CACHE`` or the user's cache folder."""
-    return Path(os.environ.get("PINIKIT_CACHE") or platformdirs.user_cache_dir("pinikit"))
 
 
 def find_weights(folder: Path) -> Path:

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from pinikit import __version__
+from pinikit.cli import cache
 from pinikit.errors import PinikitError
 
 INTERRUPTED = 130
@@ -61,6 +62,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(cache.app, name="cache")
+
+Fuse = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|off|N",
+        help="Train runs that differ in seeds and numbers only together: as many as fit, none, N.",
+    ),
+]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of the result store.")]
 
 
@@ -97,15 +107,16 @@ def run(
         bool, typer.Option("--dry-run", help="Check everything and show arms, runs and costs; train nothing.")
     ] = False,
     runs: Runs = Path("runs"),
+    fuse: Fuse = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
 ) -> None:
     """Run what is not finished yet of a study and compare its arms."""
     from pinikit.cli import running
 
     if dry_run:
-        running.show_plan(study, overrides or [], arms=arms, runs=runs, quiet=quiet)
+        running.show_plan(study, overrides or [], arms=arms, runs=runs, fuse=fuse, quiet=quiet)
     else:
-        raise typer.Exit(running.run(study, overrides or [], arms=arms, runs=runs, quiet=quiet))
+        raise typer.Exit(running.run(study, overrides or [], arms=arms, runs=runs, fuse=fuse, quiet=quiet))
 
 
 @app.command("list")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -57,7 +57,8 @@ class LineReporter(ShownReporter):
         super().__init__()
         self._write, self._clock = write, clock
         self._who = ""
-        self._last = self._begun = clock()
+        self._last = clock()
+        self._next = self._total = 0
 
     def study_started(self, study: Study, todo: int, finished: int) -> None:
         """One line."""
@@ -68,10 +69,11 @@ class LineReporter(ShownReporter):
         """One line."""
         self._write(f"note: {text}")
 
-    def run_started(self, run: Run, index: int, total: int) -> None:
+    def group_started(self, runs: Sequence[Run], index: int, total: int) -> None:
         """One line."""
-        self._who = f"[{index}/{total}] {run.arm}, seed {run.seed}"
-        self._last = self._begun = self._clock()
+        last, self._next, self._total = index + len(runs) - 1, index, total
+        self._who = f"[{index if last == index else f'{index}-{last}'}/{total}] {_names(runs)}"
+        self._last = self._clock()
         self._write(f"{self._who}: started")
 
     def encoding(self, done: int, total: int) -> None:
@@ -87,8 +89,11 @@ class LineReporter(ShownReporter):
         self._now_and_then(lambda: f"evaluating, draw {done} of {total}")
 
     def run_finished(self, run: Run, result: StoredResult) -> None:
-        """One line with accuracy and time, or the error."""
-        self._write(f"{self._who}: {_outcome(result)} in {duration(self._clock() - self._begun)}")
+        """One line with accuracy and the run's share of the time, or the error."""
+        spent = duration(result.costs["seconds_total"]) if result.finished else ""
+        who = f"[{self._next}/{self._total}] {run.arm}, seed {run.seed}"
+        self._next += 1
+        self._write(f"{who}: {_outcome(result)}" + (f" in {spent}" if spent else ""))
 
     def _now_and_then(self, text: Callable[[], str]) -> None:
         if self._clock() - self._last >= LINE_SECONDS:
@@ -117,6 +122,7 @@ class BarReporter(ShownReporter):
         self._run = self._bars.add_task("preparing", total=None, count="", detail=lambda: "")
         self._phase, self._first, self._since = "", 0, 0.0
         self._done, self._begun, self._last = 0, 0.0, ""
+        self._together = 1
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -139,11 +145,10 @@ class BarReporter(ShownReporter):
         """A line above the bars."""
         self._bars.console.print(f"note: {text}", soft_wrap=True)
 
-    def run_started(self, run: Run, index: int, total: int) -> None:
-        """Begin the run's bar anew."""
-        self._phase = ""
-        name = f"{run.arm}, seed {run.seed}"
-        self._bars.reset(self._run, total=None, description=name, count="", detail=lambda: "starting")
+    def group_started(self, runs: Sequence[Run], index: int, total: int) -> None:
+        """Begin the bar of the current runs anew."""
+        self._phase, self._together = "", len(runs)
+        self._bars.reset(self._run, total=None, description=_names(runs), count="", detail=lambda: "starting")
 
     def encoding(self, done: int, total: int) -> None:
         """Pictures, with their rate."""
@@ -153,7 +158,7 @@ class BarReporter(ShownReporter):
         """Epochs, with their rate, the loss and the training accuracy."""
         self._step("training", epoch, epochs, "epochs/s", *_values(values))
         if self._study is not None:
-            self._bars.update(self._study, completed=self._done + epoch / (epochs + 1))
+            self._bars.update(self._study, completed=self._done + self._together * epoch / (epochs + 1))
 
     def evaluating(self, done: int, total: int) -> None:
         """Draws, with their rate."""
@@ -201,6 +206,14 @@ class _Detail(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(str(task.fields["detail"]()))
+
+
+def _names(runs: Sequence[Run]) -> str:
+    """``arm, seed 1`` or ``arm, seeds 1, 2, 3``; several arms one behind the other."""
+    arms = {
+        arm: [str(run.seed) for run in runs if run.arm == arm] for arm in dict.fromkeys(r.arm for r in runs)
+    }
+    return "; ".join(f"{arm}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" for arm, seeds in arms.items())
 
 
 def _cell(width: int) -> Column:

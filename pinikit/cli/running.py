@@ -17,7 +17,9 @@ from pinikit.cli.tables import print_plan, print_result
 from pinikit.reporting.text import plural
 
 
-def run(source: str, overrides: Sequence[str], *, arms: str | None, runs: Path, quiet: bool) -> int:
+def run(
+    source: str, overrides: Sequence[str], *, arms: str | None, runs: Path, fuse: str, quiet: bool
+) -> int:
     """Run a study and show how its arms compare.
 
     Returns:
@@ -29,7 +31,7 @@ def run(source: str, overrides: Sequence[str], *, arms: str | None, runs: Path, 
     reporter = _prepare(quiet)
     try:
         with reporter:
-            result = api.run_study(source, overrides, arms=arms, runs=runs, reporter=reporter)
+            result = api.run_study(source, overrides, arms=arms, runs=runs, fuse=fuse, reporter=reporter)
     except KeyboardInterrupt:
         kept = f"finished runs are kept in {runs}; type the same command again to go on"
         typer.echo(f"pinikit: interrupted; {kept}", err=True)
@@ -43,7 +45,9 @@ def run(source: str, overrides: Sequence[str], *, arms: str | None, runs: Path, 
     return 1 if result.failed else 0
 
 
-def show_plan(source: str, overrides: Sequence[str], *, arms: str | None, runs: Path, quiet: bool) -> None:
+def show_plan(
+    source: str, overrides: Sequence[str], *, arms: str | None, runs: Path, fuse: str, quiet: bool
+) -> None:
     """Check a study and show what running it would mean.
 
     Raises:
@@ -51,7 +55,7 @@ def show_plan(source: str, overrides: Sequence[str], *, arms: str | None, runs: 
     """
     reporter = _prepare(quiet)
     with reporter:
-        plan = api.plan_study(source, overrides, arms=arms, runs=runs)
+        plan = api.plan_study(source, overrides, arms=arms, runs=runs, fuse=fuse)
         for message in plan.messages:
             reporter.message(message)
     if not quiet:

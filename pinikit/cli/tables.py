@@ -13,12 +13,14 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from pinikit.data.view_bank import size_text
 from pinikit.reporting.changes import ArmSettings, change_text
 from pinikit.reporting.text import count, duration, number, plural, plus_minus, signed_interval
 from pinikit.study.statistics import ArmSummary, arm_summaries
 
 if TYPE_CHECKING:
     from pinikit.api import Plan, StudyResult
+    from pinikit.study.bank_plan import BankPlan
 
 SHORT_ID = 8
 """Digits of a run's identity that tables show; commands accept them in its place."""
@@ -104,6 +106,24 @@ def print_plan(console: Console, plan: Plan) -> None:
     done = sum(run.id in plan.finished for run in study.runs)
     total = f"{plural(len(study.arms), 'arm')} × {plural(len(study.seeds), 'seed')}"
     console.print(f"{total} = {plural(len(study.runs), 'run')}: {done} done, {len(study.runs) - done} to do.")
+    console.print(_bank_text(plan.bank))
+
+
+def _bank_text(bank: BankPlan) -> str:
+    """What the runs need of the view bank, what is there, and whether the rest has room."""
+    text = (
+        f"view bank: {size_text(bank.needed)} of activations, {size_text(bank.present)} of them there; "
+        f"{plural(bank.missing_views, 'picture')} to encode"
+    )
+    lacking = bank.needed - bank.present
+    if bank.limit == 0:
+        return f"{text}; nothing is kept on disk (PINIKIT_CACHE_SIZE is 0)."
+    if lacking > bank.room:
+        text += (
+            f"; {size_text(bank.room)} are free in {bank.folder}: older rows are removed for the others, "
+            "and what finds no room stays in memory"
+        )
+    return f"{text}."
 
 
 def _plan_table(plan: Plan, changes: Mapping[str, str], width: int) -> Table:

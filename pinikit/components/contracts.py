@@ -7,7 +7,7 @@ A component is constructed from its YAML keys only; shapes reach it later (``bin
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pinikit.backbones.base import Backbone, PromptEmbedding, Prompts
 from pinikit.components.initialise import Initialiser
+from pinikit.errors import PinikitError
 
 if TYPE_CHECKING:
     from pinikit.training.context import RunContext
@@ -286,6 +287,12 @@ class Footprint:
     """The first image stage that it alters: everything before may be banked."""
     cost_class: str
     trainable_parameters: int
+    bytes_per_arm: int | None = None
+    """About what one arm adds to the memory of a fused group; None where arms cannot be fused."""
+    reads: frozenset[str] = frozenset({"image_feature"})
+    """Image stages whose clean tensors are read, in training and evaluation."""
+    epochs: int = 0
+    """Passes over the train split; 0 if its pictures are not looked at."""
 
 
 class Method(ABC):
@@ -304,6 +311,28 @@ class Method(ABC):
     @abstractmethod
     def fit(self, task: Task, run: RunContext) -> Predictor:
         """Learn from the task's train split (and its validation split, if the method selects)."""
+
+    @classmethod
+    def fit_together(
+        cls, methods: Sequence[Method], tasks: Sequence[Task], runs: Sequence[RunContext]
+    ) -> list[Predictor | PinikitError]:
+        """Fit several arms as one computation; called where the footprint has ``bytes_per_arm``.
+
+        The arms' configurations differ in floating-point numbers and seeds only. Each arm must come
+        out as :meth:`fit` alone would have it, but for rounding.
+
+        Returns:
+            Each arm's predictor, or what stopped that arm.
+        """
+        raise NotImplementedError(f"{cls.__name__} has no fused arms")
+
+    @classmethod
+    def text_step(cls, predictors: Sequence[Predictor]) -> Callable[[], None] | None:
+        """The text side of a training step of arms fitted together, forward and backward, to be timed.
+
+        None where training steps do not cross the text tower. Calling it changes nothing that was learned.
+        """
+        return None
 
     @abstractmethod
     def restore(self, backbone: Backbone, prompts: Prompts, state: Mapping[str, Tensor]) -> Predictor:

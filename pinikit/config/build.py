@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
+from pinikit.config.checking import Checker, Slot, Where
 from pinikit.config.schema import LossConfig
 from pinikit.errors import ConfigError, PinikitError
 from pinikit.plugin import registry
@@ -40,3 +41,18 @@ def typed(value: Any, kind: Any) -> Any:
     if get_origin(kind) in (dict, Mapping) and isinstance(value, Mapping):
         return {key: typed(item, get_args(kind)[1]) for key, item in value.items()}
     return value
+
+
+def completed(value: Any, kind: Any, where: str) -> Any:
+    """What Python code wrote as a study file would, in shorthand, as the schema dataclasses of ``kind``.
+
+    What is typed already stays as it is.
+
+    Raises:
+        ConfigError: as for the same text in a study file.
+    """
+    parts = list(value.values()) if isinstance(value, Mapping) and get_origin(kind) is dict else [value]
+    if all(dataclasses.is_dataclass(part) for part in parts):
+        return value
+    checker, slot, place = Checker(registry()), Slot(kind), Where(where)
+    return typed(checker.complete(checker.merge({}, value, slot, place), slot, place), kind)

@@ -15,7 +15,7 @@ from pinikit.config.checking import Checker, Slot, slots_of
 from pinikit.config.schema import LossConfig, RunConfig
 from pinikit.data.files import canonical_json
 
-SEMANTICS = 1
+SEMANTICS = 2
 """Raised when the same configuration gives other results because pinikit itself computes differently."""
 
 ID_DIGITS = 16

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from pinikit.errors import DataError, PinikitError
+
+
+def cache_folder() -> Path:
+    """Where pinikit keeps what it can always compute again: ``PINIKIT_CACHE`` or the user's cache folder."""
+    return Path(os.environ.get("PINIKIT_CACHE") or platformdirs.user_cache_dir("pinikit"))
 
 
 def canonical_json(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pinikit.data.catalogue import DataSet, Item, missing_pictures
+from pinikit.data.files import sha256_file
 from pinikit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -55,6 +57,13 @@ class PictureFiles(DataSet):
     def open(self, item: Item) -> Image:
         """Decode a picture as RGB; see :meth:`DataSet.open`."""
         return decode(self.picture_folder() / item.id, upright=self.upright)
+
+    def fingerprint(self, item: Item) -> bytes:
+        """SHA-256 of the file's bytes; see :meth:`DataSet.fingerprint`."""
+        if type(self).open is not PictureFiles.open:
+            return super().fingerprint(item)
+        digest = sha256_file(self.picture_folder() / item.id)
+        return hashlib.sha256(f"{'upright' if self.upright else 'as stored'} {digest}".encode()).digest()
 
     def check(self, items: Iterable[Item]) -> None:
         """Look whether the picture files exist; see :meth:`DataSet.check`."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -252,21 +254,60 @@ def load_pictures(
         DataError: a picture is missing or cannot be decoded.
         ValueError: transform and view do not belong together.
     """
-    if (view == 0) != isinstance(transform, EvalTransform) or view < 0:
-        raise ValueError(f"View {view} needs {'an evaluation' if view == 0 else 'a training'} transform.")
-    items = list(items)
+    batch = [(item, view) for item in items]
+    with closing(stream_pixels(dataset, [batch], transform, workers)) as stream:
+        return transform.preprocess.normalise(next(stream))
+
+
+def stream_pixels(
+    dataset: DataSet,
+    batches: Sequence[Sequence[tuple[Item, int]]],
+    transform: EvalTransform | TrainTransform,
+    workers: int | None = None,
+) -> Generator[Tensor]:
+    """Batches of decoded and transformed pictures; the next one is made while one is being used.
+
+    Args:
+        dataset: what opens the pictures.
+        batches: pictures with their views, in the order of the result.
+        transform: of the right kind for the views, see :func:`transform_for`.
+        workers: threads; one per processor unless given. The result does not depend on it.
+
+    Yields:
+        For each batch [N, H, W, 3] uint8, on the CPU; not normalised yet.
+
+    Raises:
+        DataError: a picture is missing or cannot be decoded.
+        ValueError: transform and view do not belong together.
+    """
+    for view in {view for batch in batches for _, view in batch}:
+        if (view == 0) != isinstance(transform, EvalTransform) or view < 0:
+            raise ValueError(f"View {view} needs {'an evaluation' if view == 0 else 'a training'} transform.")
     settings = transform.preprocess
-    pixels = torch.empty(len(items), settings.height, settings.width, 3, dtype=torch.uint8)  # [N, H, W, 3]
 
-    def load(row: int) -> None:
-        picture = transform.geometry(dataset.open(items[row]), view_seed(items[row], view))
-        pixels[row] = _pixels(picture)
+    def load(pixels: Tensor, row: int, item: Item, view: int) -> None:
+        pixels[row] = _pixels(transform.geometry(dataset.open(item), view_seed(item, view)))
 
-    with ThreadPoolExecutor(max_workers=workers or os.cpu_count() or 1) as pool:
-        # Reading the results raises the first error, and drops what has not begun.
-        for _ in pool.map(load, range(len(items))):
-            pass
-    return settings.normalise(pixels)
+    def begin(batch: Sequence[tuple[Item, int]]) -> tuple[Tensor, list[Future[None]]]:
+        pixels = torch.empty(len(batch), settings.height, settings.width, 3, dtype=torch.uint8)
+        return pixels, [pool.submit(load, pixels, row, *entry) for row, entry in enumerate(batch)]
+
+    def finished(pixels: Tensor, futures: Iterable[Future[None]]) -> Tensor:
+        for future in futures:
+            future.result()  # raises the first error
+        return pixels
+
+    pool = ThreadPoolExecutor(max_workers=workers or os.cpu_count() or 1)
+    ahead: deque[tuple[Tensor, list[Future[None]]]] = deque()
+    try:
+        for batch in batches:
+            ahead.append(begin(batch))
+            if len(ahead) > 1:
+                yield finished(*ahead.popleft())
+        while ahead:
+            yield finished(*ahead.popleft())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _pixels(picture: Image) -> Tensor:

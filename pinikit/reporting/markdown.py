@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from pinikit import __version__
 from pinikit.reporting.changes import ArmSettings
 from pinikit.reporting.text import count, duration, number, plural, plus_minus, signed_interval
-from pinikit.study.statistics import ArmSummary, arm_summaries
+from pinikit.study.statistics import ArmSummary, SharedCosts, arm_summaries, shared_costs
 
 if TYPE_CHECKING:
     from pinikit.api import StudyResult
     from pinikit.study.study import Run
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised when figure or report come out differently from equal results, so that old ones are made anew."""
 
 _HEADLINE = (
@@ -38,9 +38,11 @@ _DRAWS = (
     "the noise relative to what it meets) describe noise at test time and are no part of ±."
 )
 _COSTS = (
-    "Time (training and evaluation, without encoding pictures once for all runs) and images/s (in training) "
-    "are of one run, a mean over seeds; memory is the peak of the largest "
-    "run. The cost class says what each training step crosses."
+    "Time (training and evaluation, without loading and encoding pictures once for all runs), images/s and "
+    "text tokens (in training) are of one run, a mean over seeds; runs that were trained together bear "
+    "equal shares. Memory is the peak of the largest run. The cost class says what each training step "
+    "crosses. *text GFLOP/s* is the speed of the text path, forward and backward, in a step after training; "
+    "*of matmul* is its share of the speed of a plain matrix product in the same number format and process."
 )
 
 
@@ -55,8 +57,11 @@ def report_text(result: StudyResult) -> str:
         "![Test accuracy by arm](accuracy.png)",
         "## Results",
         _result_table(summaries),
-        "## Noise, calibration and costs",
-        _detail_table(summaries),
+        "## Noise and calibration",
+        _noise_table(summaries),
+        "## Costs",
+        _cost_table(summaries),
+        _shared(shared_costs(result.results)),
         "## Arms",
         _arms(result),
         "## Data",
@@ -128,19 +133,8 @@ def _result_table(summaries: Sequence[ArmSummary]) -> str:
     return _table(head, rows)
 
 
-def _detail_table(summaries: Sequence[ArmSummary]) -> str:
-    head = (
-        "arm",
-        "draw std",
-        "flip rate %",
-        "noise / feature",
-        "NLL",
-        "ECE %",
-        "parameters",
-        "peak MB",
-        "images/s",
-        "cost class",
-    )
+def _noise_table(summaries: Sequence[ArmSummary]) -> str:
+    head = ("arm", "draw std", "flip rate %", "noise / feature", "NLL", "ECE %")
     rows = [
         (
             f"`{row.arm}`",
@@ -149,14 +143,50 @@ def _detail_table(summaries: Sequence[ArmSummary]) -> str:
             row.noise_ratio,
             number(row.nll, 3),
             number(row.ece),
-            count(row.trainable_parameters),
-            count(row.peak_memory_mb),
-            count(row.images_per_second),
-            row.cost_class,
         )
         for row in summaries
     ]
     return _table(head, rows)
+
+
+def _cost_table(summaries: Sequence[ArmSummary]) -> str:
+    head = (
+        "arm",
+        "cost class",
+        "parameters",
+        "training",
+        "evaluation",
+        "images/s",
+        "text tokens",
+        "text GFLOP/s",
+        "of matmul %",
+        "peak MB",
+    )
+    rows = [
+        (
+            f"`{row.arm}`",
+            row.cost_class,
+            count(row.trainable_parameters),
+            duration(row.seconds_train),
+            duration(row.seconds_evaluate),
+            count(row.images_per_second),
+            count(row.tokens_train),
+            number(row.text_flops_per_second / 1e9, 1),
+            number(row.matmul_share, 1),
+            count(row.peak_memory_mb),
+        )
+        for row in summaries
+    ]
+    return _table(head, rows)
+
+
+def _shared(costs: SharedCosts) -> str:
+    """What no arm bears alone."""
+    return (
+        f"For all runs together: backbones were loaded in {duration(costs.seconds_load)}; the frozen image "
+        f"tower encoded {count(costs.images_encoded)} views of pictures, and {count(costs.rows_cached)} were "
+        f"found in the bank, in {duration(costs.seconds_bank)}."
+    )
 
 
 def _arms(result: StudyResult) -> str:

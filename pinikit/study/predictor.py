@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from pinikit.backbones.loading import load_backbone
+from pinikit.backbones.precision import DTYPES
 from pinikit.backbones.spec import BackboneSpec
 from pinikit.components.contracts import Draw, Method
 from pinikit.config.build import create
@@ -22,7 +23,7 @@ from pinikit.study.checkpoint import load_checkpoint
 from pinikit.study.store import RESULT
 from pinikit.training.draws import MeanDraw, RandomDraw
 from pinikit.training.evaluation import draws_of
-from pinikit.training.precision import autocast, torch_device
+from pinikit.training.precision import torch_device
 
 Picture: TypeAlias = str | Path | Image.Image
 
@@ -37,10 +38,10 @@ class LoadedPredictor:
         checkpoint = load_checkpoint(Path(folder))
         config = checkpoint.config
         self.class_names = checkpoint.class_names
-        self._precision: str = config["precision"]
         self._device = torch_device(resolve_device(device))
         self._seed: int = config["seed"]
-        backbone = load_backbone(BackboneSpec(**config["backbone"])).to(self._device)
+        dtype = DTYPES[config["precision"]]
+        backbone = load_backbone(BackboneSpec(**config["backbone"])).to(self._device, dtype)
         if backbone.weights_hash != checkpoint.weights:
             raise WeightsError(
                 f"{folder}: was trained on other weights than backbone {backbone.name!r} has now; "
@@ -70,7 +71,7 @@ class LoadedPredictor:
         draws: list[Draw] = [
             RandomDraw(self._seed, "predict", k, device=self._device) for k in range(draws_of(noise))
         ]
-        with torch.no_grad(), autocast(self._device, self._precision):
+        with torch.no_grad():
             activations = self._backbone.image.read(pixels, self._predictor.requires)
             logits = [self._predictor.classifier(draw)(activations).logits for draw in draws or [MeanDraw()]]
         return torch.stack([row.float().softmax(1) for row in logits]).mean(0).cpu()

@@ -8,8 +8,8 @@ import logging
 import platform
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,21 +19,22 @@ import torch
 
 from pinikit.backbones.base import Backbone, Prompts
 from pinikit.backbones.loading import load_backbone
+from pinikit.backbones.precision import DTYPES
+from pinikit.backbones.spec import BackboneSpec
 from pinikit.components.contracts import Footprint, Method, Predictor
 from pinikit.config.build import create
 from pinikit.data.files import write_atomic, write_json
+from pinikit.data.view_bank import ViewBank, user_bank
 from pinikit.errors import ConfigError, PinikitError
 from pinikit.study.checkpoint import save_checkpoint
-from pinikit.study.memory import PeakMemory
+from pinikit.study.costs import add_costs, metered, share, text_costs
 from pinikit.study.store import Store, StoredResult
 from pinikit.study.study import Run
 from pinikit.training.bank import Bank
 from pinikit.training.context import RunContext
 from pinikit.training.evaluation import draws_of, evaluate
-from pinikit.training.precision import torch_device
-from pinikit.training.task import Split, make_task
-
-log = logging.getLogger("pinikit.run")
+from pinikit.training.precision import exact_convolutions, torch_device
+from pinikit.training.task import Split, Task, make_task
 
 THREADS = torch.get_num_threads()
 """Threads of a run that asks for none: what torch found, which honours OMP_NUM_THREADS."""
@@ -61,17 +62,28 @@ class Workshop:
     backbones: dict[Any, Backbone] = field(default_factory=dict)
     prompts: dict[Any, Prompts] = field(default_factory=dict)
     banks: dict[Any, Bank] = field(default_factory=dict)
+    disk: ViewBank = field(default_factory=user_bank)
+    """Where banks keep their rows between processes."""
+    load_seconds: dict[Any, float] = field(default_factory=dict)
+    """Of backbones whose loading no run has borne yet."""
 
     def backbone(self, run: Run) -> Backbone:
-        """The run's backbone on its device.
+        """The run's backbone on its device, its frozen weights in the run's precision.
 
         Raises:
             ConfigError, WeightsError: it cannot be loaded.
         """
-        key = (run.backbone, run.config["device"])
+        key = _backbone_key(run)
         if key not in self.backbones:
-            self.backbones[key] = load_backbone(run.backbone).to(torch_device(run.config["device"]))
+            start = time.perf_counter()
+            device, dtype = torch_device(run.config["device"]), DTYPES[run.config["precision"]]
+            self.backbones[key] = load_backbone(run.backbone).to(device, dtype)
+            self.load_seconds[key] = time.perf_counter() - start
         return self.backbones[key]
+
+    def take_load_seconds(self, run: Run) -> float:
+        """What loading the run's backbone took, for the first run that asks; 0 for those that share it."""
+        return self.load_seconds.pop(_backbone_key(run), 0.0)
 
     def prompts_of(self, run: Run) -> Prompts:
         """The run's tokenised prompts.
@@ -79,7 +91,7 @@ class Workshop:
         Raises:
             ConfigError: one does not fit the text tower.
         """
-        key = (run.backbone, run.config["device"], run.template, run.manifest.class_names)
+        key = (_backbone_key(run), run.template, run.manifest.class_names)
         if key not in self.prompts:
             text = self.backbone(run).text
             try:
@@ -90,22 +102,27 @@ class Workshop:
 
     def bank(self, run: Run) -> Bank:
         """The bank of the run's backbone, data set and precision."""
-        key = (run.backbone, run.config["device"], id(run.dataset), run.config["precision"])
+        key = (_backbone_key(run), id(run.dataset))
         if key not in self.banks:
-            self.banks[key] = Bank(self.backbone(run), run.dataset, run.config["precision"])
+            self.banks[key] = Bank(self.backbone(run), run.dataset, run.config["precision"], self.disk)
         return self.banks[key]
 
     def messages(self) -> list[str]:
         """What a user should know of the backbones and prompts that were loaded."""
         notes = [note for backbone in self.backbones.values() for note in backbone.notes]
-        for (spec, device, *_), prompts in self.prompts.items():
-            backbone = self.backbones[spec, device]
+        for (key, *_), prompts in self.prompts.items():
+            backbone = self.backbones[key]
             if unknown := backbone.text.unknown_tokens(prompts):
                 notes.append(
                     f"backbone {backbone.name!r} never saw the tokens {', '.join(map(repr, unknown[:8]))} in "
                     f"training (prompt {prompts.texts[0]!r} and its like): their embeddings are zero"
                 )
         return list(dict.fromkeys(notes))
+
+
+def _backbone_key(run: Run) -> tuple[BackboneSpec, str, str]:
+    """Runs with the same key share a backbone in memory."""
+    return run.backbone, run.config["device"], run.config["precision"]
 
 
 def method_of(run: Run) -> Method:
@@ -133,69 +150,137 @@ def check_run(run: Run, workshop: Workshop) -> Footprint:
 
 
 def execute(
-    run: Run, footprint: Footprint, store: Store, workshop: Workshop, steps: Steps, study: str
-) -> StoredResult:
-    """Train, evaluate and store a run. A failure is stored as a failed result, not raised."""
+    group: Sequence[Run],
+    unfinished: Collection[str],
+    footprint: Footprint,
+    store: Store,
+    workshop: Workshop,
+    steps: Steps,
+    study: str,
+) -> dict[str, StoredResult]:
+    """Train a group of runs as one computation, then evaluate and store each.
+
+    A group is always trained whole, so that its numbers do not depend on what was finished before. A
+    failure is stored as a failed result, not raised. Where training together fails as a whole, the runs
+    are trained one by one, so that none suffers from another's fault.
+
+    Args:
+        group: one run, or several that may be fused.
+        unfinished: the identities of those whose results are wanted; the others are left as they are.
+
+    Returns:
+        The stored results of ``unfinished``.
+    """
+    wanted = [run for run in group if run.id in unfinished]
+    for run in wanted:
+        _open_folder(run, store)
+    with ExitStack() as logs:
+        for run in wanted:
+            logs.enter_context(_logging_to(run, store.run_folder(run.id) / "run.log"))
+            _log(run).info("run %s: arm %s, seed %d", run.id, run.arm, run.seed)
+        try:
+            fitted: dict[str, _Fitted | Exception] = {**_fit(group, footprint, workshop, steps)}
+        except Exception as error:
+            fitted = {run.id: error for run in wanted}
+        if len(group) == 1 or not all(isinstance(fit, Exception) for fit in fitted.values()):
+            return {run.id: _finish(run, fitted[run.id], store, workshop, steps, study) for run in wanted}
+    results: dict[str, StoredResult] = {}
+    for run in wanted:
+        results |= execute([run], unfinished, footprint, store, workshop, steps, study)
+    return results
+
+
+def _open_folder(run: Run, store: Store) -> None:
     folder = store.run_folder(run.id)
     store.clear(run.id)
     write_json(folder / "config.json", _described(run))
     run.manifest.save(folder / "manifest.json")
     write_json(folder / "environment.json", environment(run))
-    head = {"arm": run.arm, "seed": run.seed, "study": study, "identity": run.identity}
-    with _logging_to(folder / "run.log"):
-        log.info("run %s: arm %s, seed %d", run.id, run.arm, run.seed)
-        try:
-            outcome = _train_and_evaluate(run, footprint, folder, workshop, steps)
-        except PinikitError as error:
-            log.error("failed: %s", error)
-            return store.save(run.id, {**head, "status": "failed", "error": str(error)})
-        except Exception as error:
-            log.error("failed:\n%s", traceback.format_exc())
-            message = str(error).splitlines()[0] if str(error) else ""
-            return store.save(
-                run.id, {**head, "status": "failed", "error": f"{type(error).__name__}: {message}"}
-            )
-        log.info("finished: %s", {mode: row["accuracy"] for mode, row in outcome["metrics"]["test"].items()})
-        return store.save(run.id, {**head, "status": "finished", **outcome})
 
 
-def _train_and_evaluate(
-    run: Run, footprint: Footprint, folder: Path, workshop: Workshop, steps: Steps
-) -> dict[str, Any]:
-    config = run.config
+@dataclass
+class _Fitted:
+    """A run whose training ended, well or not."""
+
+    outcome: Predictor | PinikitError
+    task: Task
+    context: RunContext
+    used: dict[str, float]
+    """What training cost, of a group an equal share."""
+    facts: dict[str, Any]
+
+
+def _fit(group: Sequence[Run], footprint: Footprint, workshop: Workshop, steps: Steps) -> dict[str, _Fitted]:
+    """Train a group; runs differ in what they are, not in machine, backbone or prompts."""
+    config = group[0].config
     torch.set_num_threads(config["threads"] or THREADS)
-    memory = PeakMemory(torch_device(config["device"]))
-    bank, prompts = workshop.bank(run), workshop.prompts_of(run)
-    clock = _Clock(bank)
-    task = make_task(bank, prompts, run.manifest, config["data"]["views"], steps.encoding)
-    context = RunContext(config["seed"], bank.device, config["precision"], _logged(steps))
-    method = method_of(run)
-    with clock.part("train"), _exact_convolutions():
-        predictor = method.fit(task, context)
-    save_checkpoint(folder, run, predictor)
-    write_atomic(folder / "history.csv", _csv(context.history))
-    metrics: dict[str, Any] = {"val": None}
-    with clock.part("evaluate"), _exact_convolutions():
-        if task.val is not None:
-            metrics["val"] = _evaluate(run, predictor, task.val, ["mean"], steps)
-        test = Split(bank, run.manifest.test, steps.encoding)  # opened here for the first time
-        metrics["test"] = _evaluate(run, predictor, test, config["evaluate"]["noise"], steps)
-    costs = {
-        **clock.seconds(),
-        "peak_memory_mb": memory.megabytes(),
-        "trainable_parameters": predictor.trainable_parameters,
-        "images_per_second": context.images / max(clock.parts["train"], 1e-9),
+    bank, prompts = workshop.bank(group[0]), workshop.prompts_of(group[0])
+    progress = _Progress(steps)
+    tasks = [
+        make_task(bank, prompts, run.manifest, run.config["data"]["views"], steps.encoding) for run in group
+    ]
+    contexts = [RunContext(run.seed, bank.device, run.config["precision"], progress.of(run)) for run in group]
+    methods = [method_of(run) for run in group]
+    with metered("train", bank) as used, exact_convolutions():
+        if len(group) == 1:
+            outcomes: Sequence[Predictor | PinikitError] = [methods[0].fit(tasks[0], contexts[0])]
+        else:
+            outcomes = type(methods[0]).fit_together(methods, tasks, contexts)
+    used = share({**used, "seconds_load": workshop.take_load_seconds(group[0])}, len(group))
+    facts = {
+        "fused": len(group),
+        "images_per_second": contexts[0].images / max(used["seconds_train"], 1e-9),
         "cost_class": footprint.cost_class,
+        **text_costs(methods[0], [item for item in outcomes if isinstance(item, Predictor)], bank),
+    }
+    return {
+        run.id: _Fitted(outcome, task, context, used, facts)
+        for run, outcome, task, context in zip(group, outcomes, tasks, contexts, strict=True)
+    }
+
+
+def _finish(
+    run: Run, fitted: _Fitted | Exception, store: Store, workshop: Workshop, steps: Steps, study: str
+) -> StoredResult:
+    """Evaluate and store what was trained, or store why it failed."""
+    head = {"arm": run.arm, "seed": run.seed, "study": study, "identity": run.identity}
+    try:
+        if isinstance(fitted, Exception):
+            raise fitted
+        if isinstance(fitted.outcome, PinikitError):
+            raise fitted.outcome
+        outcome = _evaluate_and_save(run, fitted.outcome, fitted, store.run_folder(run.id), workshop, steps)
+    except PinikitError as error:
+        _log(run).error("failed: %s", error)
+        return store.save(run.id, {**head, "status": "failed", "error": str(error)})
+    except Exception as error:
+        _log(run).error("failed:\n%s", "".join(traceback.format_exception(error)))
+        message = str(error).splitlines()[0] if str(error) else ""
+        return store.save(run.id, {**head, "status": "failed", "error": f"{type(error).__name__}: {message}"})
+    _log(run).info(
+        "finished: %s", {mode: row["accuracy"] for mode, row in outcome["metrics"]["test"].items()}
+    )
+    return store.save(run.id, {**head, "status": "finished", **outcome})
+
+
+def _evaluate_and_save(
+    run: Run, predictor: Predictor, fitted: _Fitted, folder: Path, workshop: Workshop, steps: Steps
+) -> dict[str, Any]:
+    bank = workshop.bank(run)
+    save_checkpoint(folder, run, predictor)
+    write_atomic(folder / "history.csv", _csv(fitted.context.history))
+    metrics: dict[str, Any] = {"val": None}
+    with metered("evaluate", bank) as used, exact_convolutions():
+        if fitted.task.val is not None:
+            metrics["val"] = _evaluate(run, predictor, fitted.task.val, ["mean"], steps)
+        test = Split(bank, run.manifest.test, steps.encoding)  # opened here for the first time
+        metrics["test"] = _evaluate(run, predictor, test, run.config["evaluate"]["noise"], steps)
+    costs = {
+        **add_costs(fitted.used, used),
+        "trainable_parameters": predictor.trainable_parameters,
+        **fitted.facts,
     }
     return {"metrics": metrics, "costs": costs}
-
-
-def _exact_convolutions() -> AbstractContextManager[None]:
-    """On CUDA: convolutions in real float32 and with the same result every time."""
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
-    return flags
 
 
 def _evaluate(run: Run, predictor: Predictor, split: Split, modes: list[str], steps: Steps) -> dict[str, Any]:
@@ -204,51 +289,47 @@ def _evaluate(run: Run, predictor: Predictor, split: Split, modes: list[str], st
         split,
         modes,
         seed=run.seed,
-        precision=run.config["precision"],
         batch_size=run.config["evaluate"]["batch_size"],
         progress=steps.evaluating,
     )
 
 
-class _Clock:
-    """Seconds of the parts of a run. What the bank takes to encode pictures is kept apart.
+class _Progress:
+    """Progress of a group: each run's in its own log, the mean of the runs on the screen."""
 
-    Runs share the bank, so encoding falls on whichever comes first; the other parts are a run's own.
-    """
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._epoch, self._seen = 0, list[dict[str, float]]()
 
-    def __init__(self, bank: Bank) -> None:
-        self._bank, self._banked = bank, bank.seconds
-        self.parts: dict[str, float] = {}
+    def of(self, run: Run) -> Any:
+        """What a run is to call after each epoch; every tenth of the epochs is a line of its log."""
+        log = _log(run)
 
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        start, banked = time.perf_counter(), self._bank.seconds
-        yield
-        self.parts[name] = time.perf_counter() - start - (self._bank.seconds - banked)
+        def progress(epoch: int, epochs: int, **values: float) -> None:
+            if epoch % max(epochs // 10, 1) == 0 or epoch == epochs:
+                rounded = {key: round(value, 4) for key, value in values.items()}
+                log.info("epoch %d of %d: %s", epoch, epochs, rounded)
+            self._show(epoch, epochs, values)
 
-    def seconds(self) -> dict[str, float]:
-        encode = {"seconds_encode": self._bank.seconds - self._banked}
-        parts = {f"seconds_{name}": value for name, value in self.parts.items()}
-        return parts | encode | {"seconds_total": sum(self.parts.values())}
+        return progress
+
+    def _show(self, epoch: int, epochs: int, values: dict[str, float]) -> None:
+        if epoch != self._epoch:
+            self._epoch, self._seen = epoch, []
+        self._seen.append(values)
+        means = {key: sum(seen[key] for seen in self._seen) / len(self._seen) for key in values}
+        self._steps.training(epoch, epochs, **means)
 
 
-def _logged(steps: Steps) -> Any:
-    """Progress that also goes to the run's log, a line every tenth of the epochs."""
-
-    def progress(epoch: int, epochs: int, **values: float) -> None:
-        if epoch % max(epochs // 10, 1) == 0 or epoch == epochs:
-            log.info(
-                "epoch %d of %d: %s", epoch, epochs, {key: round(value, 4) for key, value in values.items()}
-            )
-        steps.training(epoch, epochs, **values)
-
-    return progress
+def _log(run: Run) -> logging.Logger:
+    return logging.getLogger(f"pinikit.run.{run.id}")
 
 
 @contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
+def _logging_to(run: Run, path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path, mode="w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log = _log(run)
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False

@@ -83,10 +83,31 @@ class ArmSummary:
     noise_ratio: str
     """Size of the drawn noise relative to the feature that it is added to, by injection."""
     seconds_total: float
+    """Of training and evaluation, as the following a mean over seeds."""
+    seconds_train: float
+    seconds_evaluate: float
     peak_memory_mb: float
+    """Of the largest run."""
     trainable_parameters: float
     images_per_second: float
+    """In training."""
+    tokens_train: float
+    """Text tokens that crossed the text tower in training."""
+    text_flops_per_second: float
+    """Of the text path in a training step; NaN where no step crosses the text tower."""
+    matmul_share: float
+    """The same as a share of a plain matrix product's rate on the same machine, in percent."""
     cost_class: str
+
+
+@dataclass(frozen=True)
+class SharedCosts:
+    """What serves several runs, and so fell on whichever came first; sums over finished runs."""
+
+    seconds_load: float
+    seconds_bank: float
+    images_encoded: float
+    rows_cached: float
 
 
 def estimate(values: Iterable[float]) -> Estimate:
@@ -129,6 +150,15 @@ def paired_differences(results: Results, arm: str, baseline: str) -> dict[int, f
 def arm_summaries(study: Study, results: Results) -> list[ArmSummary]:
     """One summary per arm, in the study's order; needs neither pandas nor torch."""
     return [_summary(study, results, arm) for arm in study.arms]
+
+
+def shared_costs(results: Results) -> SharedCosts:
+    """Loading and encoding, of all finished runs together; what old results do not tell counts as nothing."""
+    finished = [result for result in results.values() if result.finished]
+    names = [item.name for item in dataclasses.fields(SharedCosts)]
+    return SharedCosts(
+        **{name: math.fsum(float(result.costs.get(name, 0)) for result in finished) for name in names}
+    )
 
 
 def summarise(study: Study, results: Results) -> pd.DataFrame:
@@ -246,13 +276,22 @@ def _ratios(finished: Sequence[StoredResult], mode: str) -> str:
 
 def _costs(finished: Sequence[StoredResult]) -> dict[str, Any]:
     def values(key: str) -> list[float]:
-        return [float(result.costs[key]) for result in finished]
+        found = [result.costs.get(key) for result in finished]  # None: not known, or without meaning
+        return [float(value) for value in found if value is not None]
 
+    means = (
+        "seconds_total",
+        "seconds_train",
+        "seconds_evaluate",
+        "images_per_second",
+        "tokens_train",
+        "text_flops_per_second",
+    )
     return {
-        "seconds_total": estimate(values("seconds_total")).mean,
+        **{name: estimate(values(name)).mean for name in means},
+        "matmul_share": 100 * estimate(values("matmul_share")).mean,
         "peak_memory_mb": max(values("peak_memory_mb"), default=NAN),
         "trainable_parameters": max(values("trainable_parameters"), default=NAN),
-        "images_per_second": estimate(values("images_per_second")).mean,
         "cost_class": str(finished[0].costs["cost_class"]) if finished else "",
     }
 

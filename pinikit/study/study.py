@@ -155,7 +155,9 @@ class _Resolver:
         config = copy.deepcopy(dict(arm_config))
         config["seed"] = seed
         config["device"] = resolve_device(config["device"])
-        config["precision"] = resolve_precision(config["precision"], config["device"])
+        config["precision"] = resolve_precision(
+            config["precision"], config["device"], config["backbone"]["name"]
+        )
         data = config["data"]
         data["split_seed"] = seed if data["split_seed"] is None else data["split_seed"]
         dataset = self._dataset(data)

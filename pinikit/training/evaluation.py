@@ -15,8 +15,8 @@ from pinikit.components.contracts import Draw, Predictor
 from pinikit.errors import ConfigError, PinikitError
 from pinikit.training.draws import MeanDraw, RandomDraw
 from pinikit.training.metrics import classification_metrics, flip_rate
-from pinikit.training.precision import autocast
 from pinikit.training.task import Split
+from pinikit.training.views import Views
 
 
 def draws_of(mode: str) -> int:
@@ -47,7 +47,6 @@ def evaluate(
     modes: Sequence[str],
     *,
     seed: int,
-    precision: str,
     batch_size: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict[str, Any]]:
@@ -60,13 +59,13 @@ def evaluate(
     Raises:
         PinikitError: a metric is not finite.
     """
-    activations = split.activations(predictor.requires)
+    views = split.views(predictor.requires)
     device = split.labels.device
     labels = split.labels.cpu()
 
     def score(draw: Draw) -> _Scored:
-        with torch.no_grad(), autocast(device, precision):
-            return _score(predictor, activations, draw, batch_size)
+        with torch.no_grad():
+            return _score(predictor, views, draw, batch_size)
 
     count = max(map(draws_of, modes)) if predictor.stochastic else 0
     mean = score(MeanDraw()) if "mean" in modes or count == 0 else None
@@ -94,18 +93,16 @@ def _check_finite(mode: str, metrics: Mapping[str, Any]) -> None:
             )
 
 
-def _score(predictor: Predictor, activations: dict[str, Tensor], draw: Draw, batch_size: int) -> _Scored:
+def _score(predictor: Predictor, views: Views, draw: Draw, batch_size: int) -> _Scored:
     classify = predictor.classifier(draw)
-    count = len(next(iter(activations.values())))
     log_probs, ratios = [], []
-    for first in range(0, count, batch_size):
-        batch = {stage: tensor[first : first + batch_size] for stage, tensor in activations.items()}
-        classified = classify(batch)
+    for first in range(0, views.pictures, batch_size):
+        classified = classify(views.rows(first, first + batch_size))
         log_probs.append(classified.logits.float().log_softmax(1).cpu())
         ratios.append(
             {label: ratio.float().mean() * len(log_probs[-1]) for label, ratio in classified.ratios.items()}
         )
-    means = {label: float(sum(row[label] for row in ratios)) / count for label in ratios[0]}
+    means = {label: float(sum(row[label] for row in ratios)) / views.pictures for label in ratios[0]}
     return _Scored(torch.cat(log_probs), means)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pinikit.components.contracts import BoundSite, Combine, Draw, Injector, Noise, Surroundings
 from pinikit.components.initialise import Initialiser
 from pinikit.errors import ConfigError
+from pinikit.training.precision import at_least_float32
 
 _SHARES: Mapping[str, tuple[str, ...]] = {"text": ("batch", "class"), "image": ("batch", "image")}
 
@@ -52,7 +53,11 @@ class Injection(nn.Module):
             self.injector.build(self.noise, around, Initialiser(seed, self.label))
 
     def forward(self, clean: Tensor, context: Mapping[str, Tensor], draw: Draw) -> Noisy:
-        """Noise ``clean`` [N, *event]; the result has as many rows, or 1 if both noise and clean have."""
+        """Noise ``clean`` [N, *event]; the result has as many rows, or 1 if both noise and clean have.
+
+        In float32 or better whatever the tower computes in: injectors are trained in float32.
+        """
+        clean = at_least_float32(clean)
         raw = self.injector({"here": clean, **context}) if self.noise.parameters else {}
         params = self.noise.constrain(raw)
         params = {name: value.to(clean.dtype) for name, value in params.items()}

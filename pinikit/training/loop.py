@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
@@ -16,10 +16,11 @@ from pinikit.errors import ConfigError, PinikitError, nearest
 from pinikit.seeding import generator
 from pinikit.training.context import RunContext
 from pinikit.training.draws import RandomDraw
-from pinikit.training.model import NoisyModel
-from pinikit.training.precision import at_least_float32, autocast
+from pinikit.training.model import NoisyModel, Output, noisy_outputs, noisy_texts
+from pinikit.training.precision import at_least_float32
 from pinikit.training.schedule import learning_rate
 from pinikit.training.task import Task
+from pinikit.training.views import view_numbers
 
 _TIMM_NAMES = {"sgd": "momentum", "nesterov": "sgd"}
 """timm's ``sgd`` is Nesterov's; here, as in torch and in PiNI's recipe, ``sgd`` is plain momentum."""
@@ -70,51 +71,133 @@ def make_optimiser(parameters: Sequence[Tensor], optim: OptimConfig) -> torch.op
     return optimiser
 
 
-def train(
-    model: NoisyModel,
-    losses: list[WeightedLoss],
-    optim: OptimConfig,
-    samples: int,
-    task: Task,
-    run: RunContext,
-) -> None:
-    """Train the model's injections on the task; one row of ``run.history`` per epoch.
+@dataclass(frozen=True)
+class Trainee:
+    """One arm to be trained: a model on a task, with its own losses, optimiser and randomness."""
 
-    Raises:
-        TrainingError: the loss is no longer finite.
+    model: NoisyModel
+    losses: list[WeightedLoss]
+    optim: OptimConfig
+    task: Task
+    run: RunContext
+
+
+def train(trainees: Sequence[Trainee], samples: int = 1) -> list[TrainingError | None]:
+    """Train the injections of several arms side by side; one row of each ``run.history`` per epoch.
+
+    The frozen towers are crossed once for all arms (see :func:`noisy_texts`), everything else is each
+    arm's own, so an arm is trained as it would be alone. The arms have equal numbers of training
+    pictures, epochs, rows per batch and ``samples``, and models of equal structure.
+
+    Returns:
+        For each arm None, or why its training ended: its loss was no longer finite.
     """
-    parameters = [parameter for parameter in model.injections.parameters() if parameter.requires_grad]
-    if not parameters:
-        return
-    optimiser = make_optimiser(parameters, optim)
-    scaler = torch.amp.GradScaler(run.device.type, init_scale=_FP16_SCALE, enabled=run.precision == "fp16")
-    views = _load_views(model, task)
-    draw = RandomDraw(run.seed, "train", device=run.device)
-    model.train()
-    for epoch in range(optim.epochs):
+    learners = [Learner(trainee, samples) for trainee in trainees]
+    if not learners[0].parameters:
+        return [None] * len(learners)
+    for epoch in range(trainees[0].optim.epochs):
+        for batches in zip(*(learner.batches(epoch) for learner in learners), strict=True):
+            step(learners, batches)
+        for learner in learners:
+            learner.finish(epoch)
+        if all(learner.failure for learner in learners):
+            break
+    return [learner.failure for learner in learners]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean activations [B, ...] by stage, and labels [B]."""
+
+    activations: Mapping[str, Tensor]
+    labels: Tensor
+
+
+def step(learners: Sequence[Learner], batches: Sequence[Batch]) -> None:
+    """One optimiser step of every arm, on a batch each; never waits for the device."""
+    models = [learner.model for learner in learners]
+    draws = [learner.draw for learner in learners]
+    samples = learners[0].samples
+    texts = noisy_texts(models, draws)
+    outputs = noisy_outputs(models, [batch.activations for batch in batches], draws, texts, samples)
+    losses = [
+        learner.loss(output, batch.labels)
+        for learner, output, batch in zip(learners, outputs, batches, strict=True)
+    ]
+    torch.stack(losses).sum().backward()
+    for learner in learners:
+        learner.update()
+
+
+class Learner:
+    """What one arm has of its own while it is trained."""
+
+    def __init__(self, trainee: Trainee, samples: int) -> None:
+        run = trainee.run
+        self.model, self.samples, self._trainee = trainee.model.train(), samples, trainee
+        self.parameters = [p for p in self.model.injections.parameters() if p.requires_grad]
+        self.draw = RandomDraw(run.seed, "train", device=run.device)
+        self.failure: TrainingError | None = None
+        if self.parameters:
+            self._optimiser = make_optimiser(self.parameters, trainee.optim)
+            numbers = view_numbers(trainee.task.views, trainee.optim.epochs)
+            self._views = trainee.task.train.views(self.model.requires, numbers)
+        self._scaler = torch.amp.GradScaler(
+            run.device.type, init_scale=_FP16_SCALE, enabled=run.precision == "fp16"
+        )
+        self._totals = torch.zeros(2, device=run.device)  # summed loss, correct rows; read once per epoch
+        self._rows = 0
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, whose learning rate is set."""
+        trainee = self._trainee
+        for group in self._optimiser.param_groups:
+            group["lr"] = learning_rate(epoch, trainee.optim)
+        seed, labels = trainee.run.seed, trainee.task.train.labels
+        views = self._views.of_epoch(epoch, seed)
+        for rows in _batches(len(labels), trainee.optim.batch_size, seed, epoch):
+            chosen = labels[rows.to(labels.device, non_blocking=True)]
+            yield Batch(self._views.gather(views[rows], rows), chosen)
+
+    def loss(self, output: Output, labels: Tensor) -> Tensor:
+        """The loss to be differentiated; what the epoch's means need is noted."""
+        labels = labels.repeat_interleave(self.samples)
+        loss = total_loss(self._trainee.losses, output, labels)
+        correct = (output.logits.detach().argmax(1) == labels).sum()
+        self._totals += torch.stack([loss.detach().float() * len(labels), correct])
+        self._rows += len(labels)
+        scaled: Tensor = self._scaler.scale(loss)
+        return scaled
+
+    def update(self) -> None:
+        """Follow the gradients, and forget them."""
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        self._optimiser.zero_grad(set_to_none=True)
+
+    def finish(self, epoch: int) -> None:
+        """Record the epoch, unless the arm has failed before."""
+        if self.failure is None:
+            self._trainee.run.images += self._rows // self.samples
+            loss, accuracy = (self._totals / self._rows).tolist()
+            self._record(epoch, loss, 100 * accuracy)
+        self._totals.zero_()
+        self._rows = 0
+
+    def _record(self, epoch: int, loss: float, accuracy: float) -> None:
+        run, optim = self._trainee.run, self._trainee.optim
         rate = learning_rate(epoch, optim)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        totals = torch.zeros(2, device=run.device)  # summed loss, correct rows; read once per epoch
-        rows = 0
-        for batch in _batches(len(task.train), optim.batch_size, run.seed, epoch):
-            activations, labels = views.batch(batch, epoch, run.seed)
-            labels = labels.repeat_interleave(samples)
-            with autocast(run.device, run.precision):
-                output = model(activations, draw, samples=samples)
-            loss = total_loss(losses, output, labels)
-            optimiser.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.step(optimiser)
-            scaler.update()
-            rows += len(labels)
-            correct = (output.logits.detach().argmax(1) == labels).sum()
-            totals += torch.stack([loss.detach().float() * len(labels), correct])
-        run.images += rows // samples
-        _record(run, epoch, optim.epochs, rate, (totals / rows).tolist())
+        run.history.append({"epoch": epoch, "lr": rate, "loss": loss, "train_accuracy": accuracy})
+        if math.isfinite(loss):
+            run.progress(epoch + 1, optim.epochs, loss=loss, accuracy=accuracy)
+        else:
+            self.failure = TrainingError(
+                f"the loss became {loss} in epoch {epoch} (learning rate {rate:g}); "
+                "a smaller run.method.optim.lr or precision: fp32 usually helps"
+            )
 
 
-def total_loss(losses: list[WeightedLoss], output: Any, labels: Tensor) -> Tensor:
+def total_loss(losses: list[WeightedLoss], output: Output, labels: Tensor) -> Tensor:
     """The weighted sum of the losses, computed in float32 or better."""
     batch: Mapping[str, Tensor] = {
         "logits": at_least_float32(output.logits),
@@ -126,48 +209,8 @@ def total_loss(losses: list[WeightedLoss], output: Any, labels: Tensor) -> Tenso
     return torch.stack(terms).sum()
 
 
-def _record(run: RunContext, epoch: int, epochs: int, rate: float, means: list[float]) -> None:
-    loss, accuracy = means
-    run.history.append({"epoch": epoch, "lr": rate, "loss": loss, "train_accuracy": 100 * accuracy})
-    if not torch.isfinite(torch.tensor(loss)):
-        raise TrainingError(
-            f"the loss became {loss} in epoch {epoch} (learning rate {rate:g}); "
-            "a smaller run.method.optim.lr or precision: fp32 usually helps"
-        )
-    run.progress(epoch + 1, epochs, loss=loss, accuracy=100 * accuracy)
-
-
 def _batches(count: int, size: int, seed: int, epoch: int) -> Iterator[Tensor]:
     """Shuffled row indices; the last, incomplete batch is left out only if there is a full one."""
     order = torch.randperm(count, generator=generator(seed, "batches", epoch))
     batches = order.split(size)
     yield from (batch for batch in batches if len(batch) == size or len(batches) == 1)
-
-
-class _Views:
-    """All views of the training pictures on the device; each epoch takes one view of each picture.
-
-    Over K epochs every picture shows each of its K views once, in an order of its own.
-    """
-
-    def __init__(self, activations: dict[str, Tensor], labels: Tensor) -> None:
-        self._activations, self._labels = activations, labels  # stage: [K, N, ...]
-        self._count = next(iter(activations.values())).shape[0]
-
-    def batch(self, rows: Tensor, epoch: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Activations and labels of the pictures ``rows`` in this epoch."""
-        turn, step = divmod(epoch, self._count)
-        order = torch.rand(len(self._labels), self._count, generator=generator(seed, "views", turn)).argsort(
-            1
-        )
-        rows = rows.to(self._labels.device)
-        views = order[:, step].to(self._labels.device)[rows]
-        return {stage: tensor[views, rows] for stage, tensor in self._activations.items()}, self._labels[rows]
-
-
-def _load_views(model: NoisyModel, task: Task) -> _Views:
-    """Views 1 to K, or the clean pictures where ``views`` is 0."""
-    views = range(1, task.views + 1) if task.views else [0]
-    loaded = [task.train.activations(model.requires, view) for view in views]
-    stacked = {stage: torch.stack([view[stage] for view in loaded]) for stage in model.requires}
-    return _Views(stacked, task.train.labels)

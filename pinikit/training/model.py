@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pinikit.backbones.base import Backbone, PromptEmbedding, Prompts
+from pinikit.backbones.base import Backbone, Edit, PromptEdit, PromptEmbedding, Prompts
 from pinikit.components.contracts import (
     CONTEXT,
     IMAGE_CONTEXT,
@@ -58,6 +59,7 @@ class NoisyModel(nn.Module):
             (i for i in injections if i.site.side == "image"), key=lambda i: stages.index(i.site.stage)
         )
         self._prompt = [i for i in injections if isinstance(i.site, PromptSite)]
+        self._text_stages = dict.fromkeys(i.site.stage for i in self._prompt)
         self._text_feature = [i for i in injections if i.site.stage == "text_feature"]
         self.start = self._resume_point(stages)
         self._embedding = backbone.text.embed(prompts)
@@ -68,7 +70,7 @@ class NoisyModel(nn.Module):
 
     @cached_property
     def clean_text(self) -> Tensor:
-        """Clean text features [C, D], encoded at first use, under the same autocast as the noisy ones."""
+        """Clean text features [C, D], encoded at first use."""
         with torch.no_grad():
             return self.backbone.text.encode(self.prompts, self._embedding)
 
@@ -94,6 +96,23 @@ class NoisyModel(nn.Module):
         """Image stages whose clean tensors ``forward`` reads."""
         read = frozenset().union(*(i.requires for i in self._image))
         return (read & IMAGE_CONTEXT) | {self.start}
+
+    def step_bytes(self, rows: int) -> int:
+        """About the bytes that a training step on ``rows`` image rows keeps for its backward pass.
+
+        Counts what crosses the towers; a transformer block keeps about 16 numbers for each of its input.
+        """
+        image, numbers = self.backbone.image.stages, 0
+        if self._image:
+            stages = list(image)
+            crossed = stages[stages.index(self.earliest_change) :]
+            numbers += rows * sum(math.prod(image[stage].shape) for stage in crossed)
+        if self._prompt:
+            text = self.backbone.text
+            tokens = self.prompts.prefix_length + sum(self.prompts.suffix_lengths)
+            blocks = sum(stage.startswith("text_block.") for stage in text.stages)
+            numbers += tokens * text.width * max(blocks, 1)
+        return 16 * 4 * numbers
 
     def _resume_point(self, stages: list[str]) -> str:
         """The latest stage at or before the first altered one from which the tower can go on."""
@@ -158,31 +177,7 @@ class NoisyModel(nn.Module):
 
     def text(self, draw: Draw) -> Text:
         """Noisy text features under one draw."""
-        ratios: dict[str, Tensor] = {}
-        context = {"text_feature": self.clean_text}
-        features = self.clean_text
-        if self._prompt:
-            embedding = self._embedding
-            for injection in self._prompt:
-                embedding = self._noise_prompt(injection, embedding, context, draw, ratios)
-            features = self.backbone.text.encode(self.prompts, embedding)
-        for injection in self._text_feature:
-            noisy = injection(features, context, draw)
-            features, ratios[injection.label] = noisy.value, noisy.ratio
-        return Text(features, ratios)
-
-    def _noise_prompt(
-        self,
-        injection: Injection,
-        embedding: PromptEmbedding,
-        context: Mapping[str, Tensor],
-        draw: Draw,
-        ratios: dict[str, Tensor],
-    ) -> PromptEmbedding:
-        assert isinstance(injection.site, PromptSite)
-        noisy = injection(injection.site.read(embedding), context, draw)
-        ratios[injection.label] = noisy.ratio.expand(len(self.prompts.texts))
-        return injection.site.write(embedding, noisy.value, shared=noisy.shared)
+        return noisy_texts([self], [draw])[0]
 
     def forward(
         self, activations: Mapping[str, Tensor], draw: Draw, *, text: Text | None = None, samples: int = 1
@@ -195,16 +190,47 @@ class NoisyModel(nn.Module):
             text: text features computed before under the same draw.
             samples: S, noise samples per image; rows are image-major.
         """
-        text = text or self.text(draw)
-        ratios = dict(text.ratios)
-        activations = {name: tensor.repeat_interleave(samples, 0) for name, tensor in activations.items()}
+        return noisy_outputs([self], [activations], [draw], [text or self.text(draw)], samples)[0]
+
+    def noisy_prompt(
+        self, draw: Draw, ratios: dict[str, Tensor]
+    ) -> tuple[PromptEmbedding, dict[str, PromptEdit]]:
+        """The noisy prompt embedding, and what the injections do at later stages of the text tower."""
+        edits: dict[str, PromptEdit] = {
+            stage: partial(self._edit_prompt, stage, draw, ratios) for stage in self._text_stages
+        }
+        start = edits.pop("prompt_embedding", None)
+        return start(self._embedding) if start else self._embedding, edits
+
+    def _edit_prompt(
+        self, stage: str, draw: Draw, ratios: dict[str, Tensor], embedding: PromptEmbedding
+    ) -> PromptEmbedding:
+        for injection in self._prompt:
+            if injection.site.stage == stage:
+                assert isinstance(injection.site, PromptSite)
+                clean = injection.site.read(embedding)
+                noisy = injection(clean, {"text_feature": self.clean_text}, draw)
+                ratios[injection.label] = noisy.ratio.expand(len(self.prompts.texts))
+                embedding = injection.site.write(embedding, noisy.value, shared=noisy.shared)
+        return embedding
+
+    def noisy_text_feature(self, features: Tensor, draw: Draw, ratios: dict[str, Tensor]) -> Text:
+        """What the injections at the text feature make of ``features`` [C, D]."""
+        for injection in self._text_feature:
+            noisy = injection(features, {"text_feature": self.clean_text}, draw)
+            features, ratios[injection.label] = noisy.value, noisy.ratio
+        return Text(features, ratios)
+
+    def image_edits(
+        self, activations: Mapping[str, Tensor], text: Text, draw: Draw, ratios: dict[str, Tensor]
+    ) -> dict[str, Edit]:
+        """What the injections do at the stages of the image tower."""
         context = self._image_context(activations, text)
-        edits = {}
+        edits: dict[str, Edit] = {}
         for stage in dict.fromkeys(injection.site.stage for injection in self._image):
             here = [injection for injection in self._image if injection.site.stage == stage]
             edits[stage] = partial(self._edit, here, context, draw, ratios)
-        features = self.backbone.image.run(activations[self.start], start=self.start, edits=edits)
-        return Output(self.logits(features, text.features), features, text.features, ratios)
+        return edits
 
     def _image_context(self, activations: Mapping[str, Tensor], text: Text) -> dict[str, Tensor]:
         context = {name: activations[name] for name in IMAGE_CONTEXT & set(activations)}
@@ -231,9 +257,77 @@ class NoisyModel(nn.Module):
     def logits(self, image: Tensor, text: Tensor) -> Tensor:
         """Logit scale times cosine, plus the bias of a model that has one, [B, C].
 
-        In float32 or better, also under autocast: at a scale of 100 bf16 would round differences away.
+        In float32 or better: at a scale of 100 bf16 would round differences away.
         """
-        with torch.autocast(image.device.type, enabled=False):
-            image, text = (functional.normalize(at_least_float32(side), dim=-1) for side in (image, text))
-            logits = self.backbone.logit_scale * (image @ text.mT)
+        image, text = (functional.normalize(at_least_float32(side), dim=-1) for side in (image, text))
+        logits = self.backbone.logit_scale * (image @ text.mT)
         return logits if self.backbone.logit_bias is None else logits + self.backbone.logit_bias
+
+
+def noisy_texts(models: Sequence[NoisyModel], draws: Sequence[Draw]) -> list[Text]:
+    """Noisy text features of several arms, the text tower crossed once for all.
+
+    The models have the same backbone, prompts and text stages; each has its own injections and draw.
+    """
+    first = models[0]
+    ratios: list[dict[str, Tensor]] = [{} for _ in models]
+    if first.changes_prompts:
+        noisy = [
+            model.noisy_prompt(draw, seen) for model, draw, seen in zip(models, draws, ratios, strict=True)
+        ]
+        features = first.backbone.text.encode_arms(
+            first.prompts, [embedding for embedding, _ in noisy], [edits for _, edits in noisy]
+        )
+        rows = list(features.unbind(0))
+    else:
+        rows = [model.clean_text for model in models]
+    return [
+        model.noisy_text_feature(features, draw, seen)
+        for model, features, draw, seen in zip(models, rows, draws, ratios, strict=True)
+    ]
+
+
+def noisy_outputs(
+    models: Sequence[NoisyModel],
+    activations: Sequence[Mapping[str, Tensor]],
+    draws: Sequence[Draw],
+    texts: Sequence[Text],
+    samples: int = 1,
+) -> list[Output]:
+    """Outputs of several arms with a batch each, the image tower crossed once for all; see ``forward``.
+
+    The models have the same backbone and image stages.
+    """
+    first = models[0]
+    ratios = [dict(text.ratios) for text in texts]
+    batches = [
+        {stage: tensor.repeat_interleave(samples, 0) for stage, tensor in batch.items()}
+        for batch in activations
+    ]
+    edits = [
+        model.image_edits(batch, text, draw, seen)
+        for model, batch, text, draw, seen in zip(models, batches, texts, draws, ratios, strict=True)
+    ]
+    starts = [batch[first.start] for batch in batches]
+    sizes = [len(start) for start in starts]
+    features = first.backbone.image.run(
+        _joined(starts),
+        start=first.start,
+        edits={stage: partial(_each_arm, [edit[stage] for edit in edits], sizes) for stage in edits[0]},
+    )
+    rows = features.split(sizes)
+    return [
+        Output(model.logits(image, text.features), image, text.features, ratio)
+        for model, image, text, ratio in zip(models, rows, texts, ratios, strict=True)
+    ]
+
+
+def _each_arm(edits: Sequence[Edit], sizes: Sequence[int], tensor: Tensor) -> Tensor:
+    """Each arm's edit on its own rows."""
+    rows = tensor.split(sizes)
+    return _joined([edit(row) for edit, row in zip(edits, rows, strict=True)])
+
+
+def _joined(rows: Sequence[Tensor]) -> Tensor:
+    """The rows of all arms one behind the other; one arm's without a copy."""
+    return rows[0] if len(rows) == 1 else torch.cat(list(rows))

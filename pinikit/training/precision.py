@@ -1,4 +1,4 @@
-"""Devices and number formats."""
+"""Devices and how exactly they compute."""
 
 from __future__ import annotations
 
@@ -6,19 +6,8 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from pinikit.backbones.precision import at_least_float32 as at_least_float32
 from pinikit.errors import ConfigError
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """Half precision widened to float32; float64 stays."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The autocast context for ``fp32`` (none), ``bf16`` or ``fp16``."""
-    return torch.autocast(device.type, _DTYPES.get(precision), enabled=precision in _DTYPES)
 
 
 def torch_device(name: str) -> torch.device:
@@ -36,3 +25,11 @@ def torch_device(name: str) -> torch.device:
             f"run.device: found {name!r}, which cannot be used here ({reason}); run.device=cpu always works"
         ) from error
     return device
+
+
+def exact_convolutions() -> AbstractContextManager[None]:
+    """On CUDA: convolutions in real float32 and with the same result every time."""
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return flags

@@ -12,6 +12,7 @@ from pinikit.backbones.base import Backbone, Prompts
 from pinikit.data.catalogue import Item
 from pinikit.data.manifest import SplitManifest
 from pinikit.training.bank import Bank, Encoding
+from pinikit.training.views import Views
 
 
 class Split:
@@ -24,9 +25,13 @@ class Split:
     def __len__(self) -> int:
         return len(self._items)
 
+    def views(self, stages: Collection[str], numbers: Sequence[int] = (0,)) -> Views:
+        """Views of all pictures at image ``stages``; view 0 is not augmented and stands alone."""
+        return self._bank.views(stages, self._items, numbers, self._progress)
+
     def activations(self, stages: Collection[str], view: int = 0) -> dict[str, Tensor]:
-        """Clean tensors [N, ...] at image ``stages``; view 0 is not augmented."""
-        return self._bank.get(stages, self._items, view, self._progress)
+        """One view of all pictures as tensors [N, ...]: for stages so small that memory is no matter."""
+        return self.views(stages, [view]).rows(0, len(self))
 
 
 @dataclass(frozen=True)

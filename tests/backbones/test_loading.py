@@ -92,7 +92,9 @@ def test_a_local_folder(tmp_path: Path, weights: dict[str, torch.Tensor]) -> Non
     assert float(backbone.logit_scale) == pytest.approx(1 / 0.07)
     assert backbone.logit_bias is None
     assert backbone.feature_width == EMBED
-    assert list(backbone.stages)[:3] == ["prompt_embedding", "text_feature", "pixels"]
+    stages = list(backbone.stages)
+    assert stages[:2] == ["prompt_embedding", "text_block.0"]
+    assert stages[stages.index("text_feature") + 1] == "pixels"
 
 
 def test_half_precision_weights_are_loaded_as_single(

@@ -123,18 +123,32 @@ def test_fast_equals_plain_whatever_the_lengths(
 
 
 @pytest.mark.parametrize("kind", CAUSAL)
-def test_the_prefix_really_is_computed_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    tower = backbone_of(kind).text
+def test_only_what_prompts_do_not_share_is_computed_for_each(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = tiny_backbone(text=kind).text
     prompts = tower.tokenize("a photo of a {}.", NAMES)
-    seen: list[tuple[int, ...]] = []
+    rows: list[int] = []
 
-    def spy(blocks: object, prefix: Tensor, suffix: Tensor, ends: Tensor) -> Tensor:
-        seen.extend([tuple(prefix.shape[:2]), tuple(suffix.shape[:3])])
-        return shared_prefix.encode_shared_prefix(blocks, prefix, suffix, ends)  # type: ignore[arg-type]
+    def spy(blocks: object, tokens: Tensor, *rest: object, **options: object) -> Tensor:
+        rows.append(tokens.shape[1])
+        return shared_prefix.run_blocks(blocks, tokens, *rest, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(text_causal, "encode_shared_prefix", spy)
-    tower.encode(prompts, tower.embed(prompts))
-    assert seen == [(1, 5), (1, len(NAMES), max(prompts.suffix_lengths))]
+    monkeypatch.setattr(text_causal, "run_blocks", spy)
+    clean = tower.embed(prompts)
+    tower.encode(prompts, clean)
+    tower.encode(prompts, noisy(clean, len(NAMES)))
+    tower.encode(prompts, replace(noisy(clean, len(NAMES)), common=1))
+    expected = [
+        5 + sum(prompts.suffix_lengths),
+        sum(prompts.lengths),
+        1 + sum(n - 1 for n in prompts.lengths),
+    ]
+    assert rows == expected  # one tile, so no row is empty
+    assert tower.tokens_encoded == sum(expected)
+    before = tower.tokens_encoded
+    tower.encode_plain(prompts, clean)
+    assert tower.tokens_encoded == before + 77 * len(NAMES)
 
 
 def test_arms_in_one_pass_equal_arms_one_by_one() -> None:
@@ -142,18 +156,14 @@ def test_arms_in_one_pass_equal_arms_one_by_one() -> None:
         tower = backbone_of(kind, torch.float64).text
         prompts = tower.tokenize("x x a photo of a {}.", NAMES)
         clean = tower.embed(prompts)
-        prefix = torch.cat([noisy(clean, seed=seed).prefix for seed in range(3)])
-        for suffix in (
-            clean.suffix[None],
-            torch.stack([noisy(clean, seed=seed).suffix for seed in range(3)]),
-        ):
-            found = tower.encode_arms(prompts, prefix, suffix)
-            each = [
-                tower.encode_plain(
-                    prompts, PromptEmbedding(prefix[arm][None], suffix[min(arm, len(suffix) - 1)])
-                )
-                for arm in range(3)
-            ]
+        arms = [
+            noisy(clean, seed=0),
+            noisy(clean, seed=1),
+            replace(noisy(clean, seed=2), suffix=clean.suffix),
+        ]
+        for embeddings in (arms, [*arms, noisy(clean, len(NAMES), seed=3)]):
+            found = tower.encode_arms(prompts, embeddings)
+            each = [tower.encode_plain(prompts, embedding) for embedding in embeddings]
             torch.testing.assert_close(found, torch.stack(each), rtol=1e-10, atol=1e-10)
 
 
@@ -191,9 +201,21 @@ def test_a_block_with_its_own_attention_runs_as_published(monkeypatch: pytest.Mo
         pytest.skip("this open_clip has no such blocks")
     backbone = assemble_backbone(model, open_clip.SimpleTokenizer(), name="custom", weights_hash="custom")
     backbone = backbone.to(dtype=torch.float64)
-    monkeypatch.setattr(text_causal, "encode_shared_prefix", None)
+    monkeypatch.setattr(text_causal, "run_blocks", None)
     prompts = backbone.text.tokenize("a photo of a {}.", NAMES)
     compare(backbone.text, prompts, noisy(backbone.text.embed(prompts)), 1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_quick_gelu(dtype: torch.dtype, tolerance: float) -> None:
+    backbone = tiny_backbone(quick_gelu=True).to(dtype=dtype)
+    prompts = backbone.text.tokenize("x x a photo of a {}.", NAMES)
+    embedding = noisy(backbone.text.embed(prompts))
+    compare(backbone.text, prompts, embedding, tolerance)
+    activation = backbone.model.transformer.resblocks[1].mlp.gelu
+    handle = activation.register_forward_hook(lambda _module, _inputs, output: output * 2)
+    compare(backbone.text, prompts, embedding, tolerance)
+    handle.remove()
 
 
 def test_a_hooked_block_is_not_bypassed() -> None:
@@ -208,16 +230,23 @@ def test_a_hooked_block_is_not_bypassed() -> None:
     handle.remove()
 
 
-def test_bfloat16_under_autocast_stays_close() -> None:
-    tower = backbone_of("causal").text
-    prompts = tower.tokenize("x x a photo of a {}.", NAMES)
-    embedding = noisy(tower.embed(prompts))
-    exact = tower.encode_plain(prompts, embedding)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = tower.encode(prompts, embedding)
-    assert torch.nn.functional.cosine_similarity(rough.float(), exact).min() > 0.995
-    rough.float().sum().backward()
-    assert torch.isfinite(embedding.prefix.grad).all()
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_weights_stay_close(kind: str) -> None:
+    exact, rough = backbone_of(kind).text, tiny_backbone(text=kind).to(dtype=torch.bfloat16).text
+    prompts = exact.tokenize("x x a photo of a {}.", NAMES)
+    for groups in (1, len(NAMES)):
+        embedding = noisy(exact.embed(prompts), groups)
+        expected = exact.encode_plain(prompts, embedding)
+        for encode in (rough.encode, rough.encode_plain):
+            found = encode(prompts, embedding)
+            assert found.dtype == torch.float32
+            assert torch.nn.functional.cosine_similarity(found, expected).min() > 0.995
+            (gradient,) = torch.autograd.grad(found.square().sum(), embedding.prefix)
+            (wanted,) = torch.autograd.grad(expected.square().sum(), embedding.prefix, retain_graph=True)
+            assert gradient.dtype == torch.float32
+            similarity = torch.nn.functional.cosine_similarity(gradient.flatten(), wanted.flatten(), dim=0)
+            assert similarity > 0.99
+    assert rough.embed(prompts).suffix.dtype == torch.float32
 
 
 @pytest.mark.parametrize("case", cases("pini_full"), ids=str)

@@ -22,6 +22,7 @@ from pinikit.config.schema import RunConfig
 from pinikit.errors import ConfigError, DataError, PluginError
 from pinikit.plugin import Problem, plugins, registry
 from pinikit.registry import KINDS
+from pinikit.study.bank_plan import BankPlan
 
 HEAVY = {"torch", "optuna", "matplotlib", "pandas", "open_clip", "timm", "scipy", "sklearn"}
 
@@ -45,7 +46,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         ) -> api.StudyResult:
             reporter.study_started(result.study, todo, 12 - todo)
             for index, run in enumerate(result.study.runs[:todo], 1):
-                reporter.run_started(run, index, todo)
+                reporter.group_started([run], index, todo)
                 reporter.run_finished(run, result.results[run.arm, run.seed])
             reporter.study_finished()
             return result
@@ -286,7 +287,9 @@ def test_dry_run_shows_the_plan(
         study,
         dict.fromkeys(study.arms, footprint),
         frozenset(run.id for run in study.runs[:3]),
-        ("look at this",),
+        groups=tuple((run,) for run in study.runs),
+        bank=BankPlan(2_000_000_000, 500_000_000, 1234, 10**9, 5 * 10**9, Path("views")),
+        messages=("look at this",),
     )
     monkeypatch.setattr(api, "plan_study", lambda *_, **__: plan)
     monkeypatch.setattr(api, "run_study", None)
@@ -298,6 +301,9 @@ def test_dry_run_shows_the_plan(
     assert f"3: {study.runs[5].id[:8]} to do" in done.stdout
     assert "12,345" in done.stdout
     assert "gaussian(std=sign_free)" in done.stdout
+    text = " ".join(done.stdout.split())
+    assert "view bank: 2.00 GB of activations, 500 MB of them there; 1234 pictures to encode" in text
+    assert "1.00 GB are free in views" in text, "1.5 GB are lacking"
     assert "note: look at this" in done.stderr
     assert max(map(len, done.stdout.splitlines())) <= width
 

@@ -101,7 +101,7 @@ def test_lines_come_at_start_and_end_and_now_and_then(tmp_path: Path) -> None:
     run = study.run("both", 2)
     reporter.study_started(study, 2, 10)
     reporter.message("careful")
-    reporter.run_started(run, 1, 2)
+    reporter.group_started([run], 1, 2)
     for now[0], done in ((1.0, 10), (6.0, 60), (7.0, 70)):
         reporter.encoding(done, 100)
     for now[0], epoch in ((8.0, 1), (12.0, 2), (13.0, 3)):
@@ -115,7 +115,7 @@ def test_lines_come_at_start_and_end_and_now_and_then(tmp_path: Path) -> None:
         "[1/2] both, seed 2: started",
         "[1/2] both, seed 2: encoding, 60 of 100 pictures",
         "[1/2] both, seed 2: training, epoch 2 of 50, loss 1.200, train 51 %",
-        "[1/2] both, seed 2: 75.00 % in 20 s",
+        "[1/2] both, seed 2: 75.00 % in 5.1 s",
     ]
 
 
@@ -123,10 +123,10 @@ def test_a_failed_run_is_a_line(tmp_path: Path) -> None:
     lines: list[str] = []
     reporter = LineReporter(lines.append)
     run = make_study(tmp_path).run("both", 2)
-    reporter.run_started(run, 1, 1)
+    reporter.group_started([run], 1, 1)
     reporter.evaluating(1, 2)
     reporter.run_finished(run, failed(run, "Error: a\nb"))
-    assert lines[-1].startswith("[1/1] both, seed 2: failed: Error: a b in ")
+    assert lines[-1].startswith("[1/1] both, seed 2: failed: Error: a b")
 
 
 @pytest.mark.parametrize("width", [80, 130])
@@ -137,7 +137,7 @@ def test_bars_fit_the_terminal_and_vanish(tmp_path: Path, width: int) -> None:
         reporter.message("careful")
         reporter.study_started(study, 2, 10)
         for index, run in enumerate(study.runs[-2:], 1):
-            reporter.run_started(run, index, 2)
+            reporter.group_started([run], index, 2)
             for done in (10, 1000):
                 reporter.encoding(done, 1000)
             for epoch in (1, 2, 50):

@@ -1,3 +1,5 @@
+import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +17,7 @@ from pinikit.data.transforms import (
     EvalTransform,
     TrainTransform,
     load_pictures,
+    stream_pixels,
     transform_for,
     view_seed,
 )
@@ -221,3 +224,60 @@ def test_transform_and_view_must_belong_together() -> None:
         load_pictures(Noise(), ITEMS, EvalTransform(preprocess()), 1)
     with pytest.raises(ValueError, match="View 0 needs an evaluation transform"):
         load_pictures(Noise(), ITEMS, TrainTransform(preprocess()), 0)
+
+
+# --- batches, decoded ahead ---------------------------------------------------------------------------
+
+
+class Slow(Noise):
+    """Pictures that become ready in an order of their own; knows which ones were begun."""
+
+    def __init__(self) -> None:
+        self.begun: set[str] = set()
+
+    def open(self, item: Item) -> Image.Image:
+        self.begun.add(item.id)
+        time.sleep(0.002 * (hash(item.id) % 5))
+        return super().open(item)
+
+
+@pytest.mark.parametrize("workers", [1, 3, None])
+def test_batches_come_in_order_whatever_the_threads_do(workers: int | None) -> None:
+    wanted = [(item, view) for view in (3, 1) for item in ITEMS]
+    batches = [wanted[:5], wanted[5:6], wanted[6:]]
+    transform = transform_for(Slow(), preprocess(), 1)
+    found = [*stream_pixels(Slow(), batches, transform, workers)]
+    assert [pixels.dtype for pixels in found] == [torch.uint8] * 3
+    for pixels, batch in zip(found, batches, strict=True):
+        for row, (item, view) in zip(transform.preprocess.normalise(pixels), batch, strict=True):
+            assert torch.equal(row, load_pictures(Noise(), [item], transform, view)[0])
+
+
+def test_the_next_batch_is_decoded_while_one_is_used() -> None:
+    dataset = Slow()
+    batches = [[(item, 0)] for item in ITEMS]
+    stream = stream_pixels(dataset, batches, EvalTransform(preprocess()))
+    for number in range(1, len(ITEMS) + 1):
+        next(stream)
+        deadline = time.monotonic() + 30
+        ahead = {item.id for item in ITEMS[: number + 1]}
+        while dataset.begun != ahead and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert dataset.begun == ahead, "the next one, and no more: memory is bounded"
+
+
+def test_a_stream_that_is_left_ends_its_threads() -> None:
+    before = threading.active_count()
+    stream = stream_pixels(Slow(), [[(item, 0)] for item in ITEMS], EvalTransform(preprocess()))
+    next(stream)
+    assert threading.active_count() > before
+    stream.close()
+    assert threading.active_count() == before
+
+
+def test_a_bad_picture_stops_the_stream_at_its_batch() -> None:
+    batches = [[(ITEMS[0], 0)], [(ITEMS[1], 0), (Item("bad", 0), 0)], [(ITEMS[2], 0)]]
+    stream = stream_pixels(Noise(), batches, EvalTransform(preprocess()))
+    assert next(stream).shape == (1, 24, 24, 3)
+    with pytest.raises(DataError, match="bad"):
+        next(stream)

@@ -80,16 +80,17 @@ class Ended:
 
 
 class Shell:
-    """Runs commands, one after the other."""
+    """Runs commands, one after the other, with these additions to the environment."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: object) -> None:
         self._folder = folder
         self._server = subprocess.Popen(
             [sys.executable, "-c", SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1"}
+            | {key: str(value) for key, value in environment.items()},
         )
         assert self._read() == "ready"
 
@@ -134,9 +135,9 @@ class Shell:
 
 
 @contextlib.contextmanager
-def shell(folder: Path) -> Iterator[Shell]:
+def shell(folder: Path, **environment: object) -> Iterator[Shell]:
     """A shell that is closed at the end."""
-    opened = Shell(folder)
+    opened = Shell(folder, **environment)
     try:
         yield opened
     finally:

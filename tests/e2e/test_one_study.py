@@ -52,7 +52,7 @@ def test_the_command_succeeds_and_shows_a_table(ran: Any) -> None:
     for arm in ("zero_shot", "image", "block", "pini"):
         assert any(line.strip().startswith(arm) for line in ran.done.stdout.splitlines())
     assert "baseline" in ran.done.stdout
-    assert "[8/8] pini, seed 2: started" in ran.done.stderr
+    assert "[7-8/8] pini, seeds 1, 2: started" in ran.done.stderr
 
 
 def test_every_run_has_its_files(ran: Any) -> None:
@@ -85,6 +85,13 @@ def test_results_have_metrics_and_costs(ran: Any) -> None:
         assert (costs["trainable_parameters"] == 0) == (arm == "zero_shot")
         assert costs["peak_memory_mb"] > 0
         assert costs["seconds_total"] >= costs["seconds_train"] + costs["seconds_evaluate"]
+        assert min(costs[f"seconds_{phase}"] for phase in ("load", "bank", "train", "evaluate")) >= 0
+        assert costs["images_encoded"] + costs["rows_cached"] > 0
+        crosses = "text tower" in costs["cost_class"]
+        assert (costs["text_flops_per_second"] is not None) == crosses
+        assert costs["tokens_train"] + costs["tokens_evaluate"] > 0
+        assert not crosses or 0 < costs["matmul_share"] < 2
+    assert sum(content["costs"]["seconds_load"] > 0 for content in ran.results.values()) >= 1
     assert ran.results["zero_shot", 1]["metrics"]["test"] == ran.results["zero_shot", 2]["metrics"]["test"]
 
 

@@ -42,6 +42,14 @@ def reference(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any
     return found
 
 
+@pytest.fixture(scope="module")
+def one_by_one(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
+    """The same without fused arms."""
+    runs = tmp_path_factory.mktemp("one_by_one")
+    assert call("run", study, "--runs", runs, "--fuse", "off", "--quiet").exit_code == 0
+    return bits(read(runs))
+
+
 def finished(runs: Path) -> list[Path]:
     return list(runs.glob("by-id/*/result.json"))
 
@@ -54,26 +62,71 @@ def check_nothing_torn(runs: Path) -> None:
         json.loads(path.read_text())
 
 
-def test_another_order_of_arms_and_one_arm_alone(
-    study: Path, reference: dict[Any, Any], tmp_path: Path, forked: Shell
-) -> None:
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study with arms and seeds in another order."""
     content = yaml.safe_load(STUDY)
     content["design"]["arms"] = dict(reversed(content["design"]["arms"].items()))
     content["seeds"] = [2, 1]
-    turned = write_study(tmp_path, yaml.safe_dump(content, sort_keys=False))
+    return write_study(tmp_path_factory.mktemp("turned"), yaml.safe_dump(content, sort_keys=False))
+
+
+def test_another_order_of_arms(
+    turned: Path, reference: dict[Any, Any], tmp_path: Path, forked: Shell
+) -> None:
+    """One arm is run before the others; its seeds are a group either way."""
     runs = tmp_path / "runs"
-    assert call("run", turned, "--arms", "pini", "--runs", runs, "--quiet", "seeds=[2]").exit_code == 0
-    assert len(read(runs)) == 2
+    assert call("run", turned, "--arms", "pini", "--runs", runs, "--quiet").exit_code == 0
+    assert len(read(runs)) == 4
     assert forked("run", turned, "--runs", runs).code == 0
     assert bits(read(runs)) == reference
 
 
-def test_killed_in_the_middle_of_every_kind_of_file(
+def test_without_fused_arms_a_run_may_also_be_alone(
+    turned: Path, one_by_one: dict[Any, Any], tmp_path: Path, forked: Shell
+) -> None:
+    runs = tmp_path / "runs"
+    words = ("run", turned, "--runs", runs, "--fuse", "off")
+    assert call(*words, "--arms", "pini", "--quiet", "seeds=[2]").exit_code == 0
+    assert len(read(runs)) == 2
+    assert forked(*words).code == 0
+    assert bits(read(runs)) == one_by_one
+
+
+def test_fused_arms_are_the_same_runs(reference: dict[Any, Any], one_by_one: dict[Any, Any]) -> None:
+    """Equal identities; accuracies but for rounding."""
+    assert reference.keys() == one_by_one.keys()
+    for run, fused in reference.items():
+        assert fused["run_id"] == one_by_one[run]["run_id"]
+        for mode, metrics in fused["metrics"]["test"].items():
+            alone = one_by_one[run]["metrics"]["test"][mode]
+            assert metrics["accuracy"] == pytest.approx(alone["accuracy"], abs=0.3)
+            assert metrics["nll"] == pytest.approx(alone["nll"], rel=1e-3)
+
+
+def test_a_group_that_was_killed_between_its_results(
     study: Path, reference: dict[Any, Any], tmp_path: Path, forked: Shell
+) -> None:
+    """Two seeds are one group: three files each before training, four each after it."""
+    runs = tmp_path / "runs"
+    words = ("run", study, "--arms", "pini", "--runs", runs)
+    zero_shot = 14
+    for number, count in ((zero_shot + 5, 2), (9, 2), (11, 3)):  # zero-shot is there after the first death
+        assert forked(*words, die_at_write=number).code == -signal.SIGKILL
+        check_nothing_torn(runs)
+        assert len(finished(runs)) == count
+    kept = {path: path.stat().st_mtime_ns for path in finished(runs)}
+    assert forked(*words).code == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished runs are left alone"
+    assert bits(read(runs)) == {run: reference[run] for run in reference if run[0] in ("zero_shot", "pini")}
+
+
+def test_killed_in_the_middle_of_every_kind_of_file(
+    study: Path, one_by_one: dict[Any, Any], tmp_path: Path, forked: Shell
 ) -> None:
     """A run writes seven files; the process dies half-way through one of them, then again, then at any time."""
     runs = tmp_path / "runs"
-    words = ("run", study, "--arms", "image,pini", "--runs", runs)
+    words = ("run", study, "--arms", "image,pini", "--runs", runs, "--fuse", "off")
     for number in (4, 7, 9):
         ended = forked(*words, die_at_write=number)
         assert ended.code == -signal.SIGKILL
@@ -89,7 +142,7 @@ def test_killed_in_the_middle_of_every_kind_of_file(
     assert ended.code == 0, ended.stderr
     assert f"{6 - len(kept)} run{'s' * (len(kept) < 5)} to do, {len(kept)} finished before" in ended.stderr
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished runs are left alone"
-    assert bits(read(runs)) == {run: value for run, value in reference.items() if run[0] != "block"}
+    assert bits(read(runs)) == {run: value for run, value in one_by_one.items() if run[0] != "block"}
 
 
 def test_killed_in_the_middle_of_the_report(study: Path, tmp_path: Path, forked: Shell) -> None:

@@ -72,6 +72,18 @@ def test_report_says_what_came_out(written: StudyResult) -> None:
     assert all(run.manifest.hash[:16] in text for run in written.study.runs)
 
 
+def test_report_says_what_it_cost(written: StudyResult) -> None:
+    text = (written.folder / "report.md").read_text(encoding="utf-8")
+    head = "| arm | cost class | parameters | training | evaluation | images/s | text tokens | text GFLOP/s |"
+    assert f"{head} of matmul % | peak MB |" in text
+    row = "| `text_side` | text tower | 12,345 | 4.0 s | 0.3 s | 1,512 | 5,000 | 25.0 | 61.5 | 612 |"
+    assert row in text
+    assert "| `zero_shot` | nothing trained | 0 | 0.0 s | 0.3 s | 0 | 52 | – | – | 612 |" in text
+    assert (
+        "loaded in 16 s; the frozen image tower encoded 1,100 views of pictures, and 440 were found" in text
+    )
+
+
 def test_report_says_what_each_arm_changes(written: StudyResult) -> None:
     text = report_text(written)
     assert "- `zero_shot` (baseline): `method` `zero_shot`; `prompt.template` `plain`" in text

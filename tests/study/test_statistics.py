@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pinikit.study.statistics import (
+    SharedCosts,
     arm_summaries,
     draws_in,
     estimate,
@@ -21,6 +22,7 @@ from pinikit.study.statistics import (
     long_rows,
     long_table,
     paired_differences,
+    shared_costs,
     summarise,
 )
 from pinikit.study.store import StoredResult
@@ -166,6 +168,35 @@ def test_costs_are_means_and_the_peak() -> None:
     runs = [result(5.0, seconds_total=2.0, peak_memory_mb=80.0), result(6.0, seconds_total=4.0)]
     (found,) = arm_summaries(*study({"arm": runs}))
     assert (found.seconds_total, found.peak_memory_mb, found.trainable_parameters) == (3.0, 100.0, 7.0)
+
+
+def test_text_speed_is_a_mean_over_the_runs_that_have_one() -> None:
+    runs = [
+        result(5.0, text_flops_per_second=2e9, matmul_share=0.5, tokens_train=40),
+        result(6.0, text_flops_per_second=4e9, matmul_share=0.7, tokens_train=60),
+    ]
+    text, image = arm_summaries(
+        *study({"text": runs, "image": [result(5.0, text_flops_per_second=None, matmul_share=None)]})
+    )
+    assert (text.text_flops_per_second, text.matmul_share, text.tokens_train) == (
+        3e9,
+        pytest.approx(60.0),
+        50.0,
+    )
+    assert math.isnan(image.text_flops_per_second)
+    assert math.isnan(image.matmul_share)
+    assert math.isnan(image.tokens_train), "a result of an earlier version does not tell"
+
+
+def test_shared_costs_are_sums_over_finished_runs() -> None:
+    runs = [
+        result(5.0, seconds_load=2.0, seconds_bank=3.0, images_encoded=10, rows_cached=0),
+        result(6.0, seconds_load=0.0, seconds_bank=0.5, images_encoded=2, rows_cached=8),
+        None,
+    ]
+    _, results = study({"arm": runs})
+    assert shared_costs(results) == SharedCosts(2.0, 3.5, 12.0, 8.0)
+    assert shared_costs({}) == SharedCosts(0.0, 0.0, 0.0, 0.0)
 
 
 def test_long_table_has_a_row_per_run_and_mode() -> None:

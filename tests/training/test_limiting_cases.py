@@ -80,6 +80,13 @@ SITES: dict[str, dict[str, Any]] = {
     "prompt_template per class": {"site": "prompt_template", "injector": "free_per_class", "share": "class"},
     "prompt_all per class": {"site": "prompt_all", "injector": "free_per_class", "share": "class"},
     "prompt_classname mlp": {"site": "prompt_classname", "injector": "mlp", "share": "class"},
+    "text_block.0": {"site": "text_block.0"},
+    "text_block.middle classname": {"site": {"name": "text_block", "index": "middle", "tokens": "classname"}},
+    "text_block.0 all per class": {
+        "site": {"name": "text_block", "index": 0, "tokens": "all"},
+        "injector": "mlp",
+        "share": "class",
+    },
     "text_feature": {"site": "text_feature", "injector": "mlp", "share": "class"},
     "pixels": {"site": "pixels", "share": "image"},
     "patch_embedding": {"site": "patch_embedding", "injector": "cross_attention", "share": "image"},
@@ -161,11 +168,10 @@ def test_noise_ratio_is_the_size_of_the_change(combine: str) -> None:
         assert change > 0
 
 
-def test_logits_are_computed_in_single_precision_under_autocast() -> None:
+def test_logits_are_computed_in_single_precision() -> None:
     model = make_model(PINI)
     image, text = torch.randn(5, 24).bfloat16(), torch.randn(7, 24).bfloat16()
-    with torch.autocast("cpu", torch.bfloat16):
-        found = model.logits(image, text)
+    found = model.logits(image, text)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.float(), model.logits(image.float(), text.float()).float())
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from pinikit.backbones.base import Backbone, Prompts
 from pinikit.components.contracts import LOSS_BATCH, Classified, Draw, Footprint, Method, Predictor
-from pinikit.config.build import create
+from pinikit.config.build import completed, create
 from pinikit.config.schema import InjectionConfig, LossConfig, OptimConfig
-from pinikit.errors import ConfigError, WeightsError, listing
+from pinikit.errors import ConfigError, PinikitError, WeightsError, listing
 from pinikit.training.context import RunContext
+from pinikit.training.draws import RandomDraw
 from pinikit.training.injection import Injection
-from pinikit.training.loop import WeightedLoss, check_optimiser, train
-from pinikit.training.model import NoisyModel
+from pinikit.training.loop import Trainee, WeightedLoss, check_optimiser, train
+from pinikit.training.model import NoisyModel, noisy_texts
 from pinikit.training.task import Task
 
 PINI = {
@@ -59,8 +60,9 @@ class Pini(Method):
     ) -> None:
         if samples < 1:
             raise ValueError(f"samples: found {samples}; allowed: 1 or more")
-        self._injections, self._losses = injections, losses
-        self._optim, self._samples = optim, samples
+        self._injections = completed(injections, dict[str, InjectionConfig], "injections")
+        self._losses = completed(losses, dict[str, LossConfig], "losses")
+        self._optim, self._samples = completed(optim, OptimConfig, "optim"), samples
 
     def footprint(self, backbone: Backbone, prompts: Prompts) -> Footprint:
         """Builds the whole model once, untrained."""
@@ -74,13 +76,62 @@ class Pini(Method):
                 f"run.method.samples: found {self._samples}, but no injection has share: image, so all "
                 "samples of an image would be equal; allowed: 1"
             )
-        return Footprint(model.earliest_change, _cost_class(model), _count(model))
+        rows = self._optim.batch_size * self._samples
+        return Footprint(
+            model.earliest_change,
+            _cost_class(model),
+            _count(model),
+            model.step_bytes(rows),
+            model.requires,
+            self._optim.epochs if _count(model) else 0,
+        )
 
     def fit(self, task: Task, run: RunContext) -> Predictor:
         """Train the injections with the configured optimiser; no selection on validation data."""
-        model = self._make_model(task.backbone, task.prompts, run.seed)
-        train(model, self._make_losses(), self._optim, self._samples, task, run)
-        return _PiniPredictor(model)
+        (outcome,) = self.fit_together([self], [task], [run])
+        if isinstance(outcome, PinikitError):
+            raise outcome
+        return outcome
+
+    @classmethod
+    def fit_together(
+        cls, methods: Sequence[Method], tasks: Sequence[Task], runs: Sequence[RunContext]
+    ) -> list[Predictor | PinikitError]:
+        """Cross the frozen towers once for all arms."""
+        members = [method for method in methods if isinstance(method, Pini)]
+        trainees = [
+            Trainee(
+                method._make_model(task.backbone, task.prompts, run.seed),
+                method._make_losses(),
+                method._optim,
+                task,
+                run,
+            )
+            for method, task, run in zip(members, tasks, runs, strict=True)
+        ]
+        failures = train(trainees, members[0]._samples)
+        return [
+            failure or _PiniPredictor(trainee.model)
+            for failure, trainee in zip(failures, trainees, strict=True)
+        ]
+
+    @classmethod
+    def text_step(cls, predictors: Sequence[Predictor]) -> Callable[[], None] | None:
+        """Noisy text features of all arms, and their gradients."""
+        models = [predictor._model for predictor in predictors if isinstance(predictor, _PiniPredictor)]
+        if not models or not models[0].changes_prompts:
+            return None
+        parameters = [parameter for model in models for parameter in model.injections.parameters()]
+        draws = [RandomDraw(0, "text_step", device=model.backbone.logit_scale.device) for model in models]
+
+        def step() -> None:
+            total = torch.stack([text.features.sum() for text in noisy_texts(models, draws)]).sum()
+            if total.requires_grad:
+                total.backward()  # autograd.grad does not get on with the counter of operations
+            for parameter in parameters:
+                parameter.grad = None
+
+        return step
 
     def restore(self, backbone: Backbone, prompts: Prompts, state: Mapping[str, Tensor]) -> Predictor:
         """The model with the checkpoint's injections."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pinikit.backbones.base import Backbone, Prompts
 from pinikit.components.contracts import BoundSite, Site
-from pinikit.components.sites._prompt import PrefixSite, SuffixSite, WholeSite
+from pinikit.components.sites._prompt import prompt_site
 
 
 class PromptAll(Site):
@@ -18,7 +18,4 @@ class PromptAll(Site):
 
     def bind(self, backbone: Backbone, prompts: Prompts) -> BoundSite:
         """Prefix and suffix together."""
-        suffix = SuffixSite(backbone, tuple(length - 1 for length in prompts.suffix_lengths))
-        if prompts.template_length == 0:
-            return suffix
-        return WholeSite(PrefixSite(backbone, prompts, self.name, prompts.template_length, ""), suffix)
+        return prompt_site(backbone, prompts, "all", site=self.name, stage="prompt_embedding")

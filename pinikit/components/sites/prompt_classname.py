@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pinikit.backbones.base import Backbone, Prompts
 from pinikit.components.contracts import BoundSite, Site
-from pinikit.components.sites._prompt import SuffixSite
+from pinikit.components.sites._prompt import prompt_site
 
 
 class PromptClassname(Site):
@@ -18,4 +18,4 @@ class PromptClassname(Site):
 
     def bind(self, backbone: Backbone, prompts: Prompts) -> BoundSite:
         """The first tokens of each suffix."""
-        return SuffixSite(backbone, prompts.classname_lengths)
+        return prompt_site(backbone, prompts, "classname", site=self.name, stage="prompt_embedding")

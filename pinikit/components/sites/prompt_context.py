@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pinikit.backbones.base import Backbone, Prompts
 from pinikit.components.contracts import BoundSite, Site
-from pinikit.components.sites._prompt import PrefixSite
+from pinikit.components.sites._prompt import prompt_site
 
 
 class PromptContext(Site):
@@ -18,5 +18,4 @@ class PromptContext(Site):
 
     def bind(self, backbone: Backbone, prompts: Prompts) -> BoundSite:
         """The first ``context_length`` positions behind the start token."""
-        lack = "has no 'x' context words in front (template: pini has)"
-        return PrefixSite(backbone, prompts, self.name, prompts.context_length, lack)
+        return prompt_site(backbone, prompts, "context", site=self.name, stage="prompt_embedding")

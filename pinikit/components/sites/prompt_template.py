@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pinikit.backbones.base import Backbone, Prompts
 from pinikit.components.contracts import BoundSite, Site
-from pinikit.components.sites._prompt import PrefixSite
+from pinikit.components.sites._prompt import prompt_site
 
 
 class PromptTemplate(Site):
@@ -21,5 +21,4 @@ class PromptTemplate(Site):
 
     def bind(self, backbone: Backbone, prompts: Prompts) -> BoundSite:
         """Positions ``leading`` to the class name."""
-        lack = "has no template tokens before the class name"
-        return PrefixSite(backbone, prompts, self.name, prompts.template_length, lack)
+        return prompt_site(backbone, prompts, "template", site=self.name, stage="prompt_embedding")

@@ -1,0 +1,91 @@
+"""What runs will take of the view bank, found out before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pinikit.components.contracts import Footprint
+from pinikit.data.catalogue import Item
+from pinikit.study.run import THREADS, Workshop
+from pinikit.study.study import Run
+from pinikit.training.bank import Need
+from pinikit.training.views import view_numbers
+
+
+@dataclass(frozen=True)
+class BankPlan:
+    """Bytes of banked activations that runs read, each row counted once."""
+
+    needed: int
+    """Bytes of all rows."""
+    present: int
+    """Bytes of those that are in the bank already; what is damaged shows only when it is read."""
+    missing_views: int
+    """Views of pictures that have to be encoded."""
+    room: int
+    """Bytes that the bank can still take: up to its limit, and to what the disk has. What is not used may
+    be removed for it."""
+    limit: int
+    """Bytes that the bank may have; 0 if nothing is kept on disk."""
+    folder: Path
+
+
+def expect(runs: Iterable[Run], footprints: Mapping[str, Footprint], workshop: Workshop) -> None:
+    """Tell the banks which stages ``runs`` will read, so that each picture crosses the tower once."""
+    for run in runs:
+        workshop.bank(run).expected |= footprints[run.arm].reads
+
+
+def plan_bank(runs: Iterable[Run], footprints: Mapping[str, Footprint], workshop: Workshop) -> BankPlan:
+    """What ``runs`` will take of the view bank, and how much of it is there.
+
+    Args:
+        runs: those to be trained.
+        footprints: by arm.
+        workshop: has their backbones and banks.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    needed = present = 0
+    missing: set[tuple[str, bytes]] = set()
+    for need in _merged(_needs(runs, footprints, workshop)):
+        needed += need.row_bytes * len(need.keys)
+        present += need.row_bytes * len(need.present)
+        missing |= {(need.shelf[0], key) for key in need.keys - need.present}
+    disk = workshop.disk
+    return BankPlan(needed, present, len(missing), disk.room(), disk.limit, disk.folder)
+
+
+def _needs(runs: Iterable[Run], footprints: Mapping[str, Footprint], workshop: Workshop) -> Iterator[Need]:
+    seen = set()
+    for run in runs:
+        bank, footprint = workshop.bank(run), footprints[run.arm]
+        threads = run.config["threads"] or THREADS
+        for split, items, numbers in _reads(run, footprint):
+            request = (id(bank), run.manifest.hash, split, footprint.reads, tuple(numbers), threads)
+            if request not in seen:
+                seen.add(request)
+                yield from bank.need(footprint.reads, items, numbers, threads)
+
+
+def _reads(run: Run, footprint: Footprint) -> Iterator[tuple[str, Sequence[Item], Sequence[int]]]:
+    """Splits that a run reads, with their pictures and views."""
+    if footprint.epochs:
+        yield "train", run.manifest.train, view_numbers(run.config["data"]["views"], footprint.epochs)
+    if run.manifest.val:
+        yield "val", run.manifest.val, (0,)
+    yield "test", run.manifest.test, (0,)
+
+
+def _merged(needs: Iterable[Need]) -> Iterable[Need]:
+    """One for each recipe and stage."""
+    merged: dict[tuple[str, str], Need] = {}
+    for need in needs:
+        held = merged.get(need.shelf)
+        if held is not None:
+            need = Need(need.shelf, need.row_bytes, held.keys | need.keys, held.present | need.present)
+        merged[need.shelf] = need
+    return merged.values()

@@ -1,0 +1,66 @@
+"""What runs cost: seconds by phase, work done, and the speed of the text path."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from pinikit.components.contracts import Method, Predictor
+from pinikit.study.memory import PeakMemory
+from pinikit.training.bank import Bank
+from pinikit.training.text_rate import text_rate
+
+PEAK = "peak_memory_mb"
+
+
+@contextmanager
+def metered(phase: str, bank: Bank) -> Iterator[dict[str, float]]:
+    """Measure the block; the dictionary has what it cost once the block is left.
+
+    ``seconds_<phase>`` are without those of the bank (``seconds_bank``): runs share the bank, so encoding
+    falls on whichever comes first, and the rest is a run's own.
+    """
+    costs: dict[str, float] = {}
+    memory = PeakMemory(bank.device)
+    start, before = time.perf_counter(), _counts(bank)
+    yield costs
+    used = {name: value - before[name] for name, value in _counts(bank).items()}
+    own = time.perf_counter() - start - used["seconds_bank"]
+    tokens = used.pop("tokens")
+    costs |= {**used, f"seconds_{phase}": own, "seconds_total": own, f"tokens_{phase}": tokens}
+    costs[PEAK] = memory.megabytes()
+
+
+def share(costs: Mapping[str, float], runs: int) -> dict[str, float]:
+    """What each of ``runs`` bears of what they cost together; memory is not divided."""
+    return {name: value if name == PEAK or runs == 1 else value / runs for name, value in costs.items()}
+
+
+def add_costs(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    """The costs of two phases of a run: sums, and the higher peak of memory."""
+    total = dict(one)
+    for name, value in other.items():
+        total[name] = max(total[name], value) if name == PEAK else total.get(name, 0) + value
+    return total
+
+
+def _counts(bank: Bank) -> dict[str, float]:
+    return {
+        "seconds_bank": bank.seconds,
+        "images_encoded": bank.images_encoded,
+        "rows_cached": bank.rows_cached,
+        "tokens": bank.backbone.text.tokens_encoded,
+    }
+
+
+def text_costs(method: Method, predictors: Sequence[Predictor], bank: Bank) -> dict[str, float | None]:
+    """FLOP/s of the text path in a training step of these arms, and its share of a matrix product's rate.
+
+    None where training steps do not cross the text tower.
+    """
+    step = type(method).text_step(predictors) if predictors else None
+    if step is None:
+        return {"text_flops_per_second": None, "matmul_share": None}
+    rate = text_rate(step, bank.device, bank.backbone.dtype)
+    return {"text_flops_per_second": rate.flops_per_second, "matmul_share": rate.matmul_share}

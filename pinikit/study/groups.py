@@ -1,0 +1,90 @@
+"""Which runs are trained together: those that differ in seeds and floating-point numbers only.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pinikit.data.files import canonical_json
+from pinikit.errors import ConfigError
+from pinikit.study.study import Run
+
+if TYPE_CHECKING:
+    from pinikit.components.contracts import Footprint
+
+MEMORY = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
+"""Bytes that a group with ``--fuse auto`` may take, by device type: a constant, as groups must not depend
+on what else a machine does."""
+
+
+def group_runs(
+    runs: Sequence[Run], footprints: Mapping[str, Footprint], fuse: str = "auto"
+) -> list[tuple[Run, ...]]:
+    """Split the runs of a study into groups, in the study's order.
+
+    The groups follow from the study alone, not from what of it is finished, so a run's numbers do not
+    depend on when it was interrupted. Within a group runs are ordered by identity: the order of arms
+    and seeds in the study has no effect.
+
+    Args:
+        runs: all runs of the study.
+        footprints: by arm.
+        fuse: ``auto`` (as many as fit :data:`MEMORY`), ``off``, or the most runs that a group may have.
+
+    Raises:
+        ConfigError: ``fuse`` is none of these.
+    """
+    limit = largest_group(fuse)
+    alike: dict[str, dict[str, Run]] = {}
+    for run in runs:
+        alike.setdefault(_structure(run, footprints[run.arm]), {}).setdefault(run.id, run)
+    groups = []
+    for members in alike.values():
+        ordered = sorted(members.values(), key=lambda run: run.id)
+        size = limit or _affordable(ordered[0], footprints[ordered[0].arm])
+        groups += [tuple(ordered[first : first + size]) for first in range(0, len(ordered), size)]
+    place = {run.id: index for index, run in reversed(list(enumerate(runs)))}
+    return sorted(groups, key=lambda group: min(place[run.id] for run in group))
+
+
+def largest_group(fuse: str) -> int | None:
+    """How many runs a group may have; None for ``auto``.
+
+    Raises:
+        ConfigError: ``fuse`` is neither ``auto``, nor ``off``, nor a number.
+    """
+    if fuse == "auto":
+        return None
+    if fuse == "off":
+        return 1
+    if not fuse.isdecimal() or int(fuse) < 1:
+        raise ConfigError(f"--fuse: found {fuse!r}; allowed: auto, off, or a number of runs from 1 on")
+    return int(fuse)
+
+
+def _affordable(run: Run, footprint: Footprint) -> int:
+    budget = MEMORY[run.config["device"].partition(":")[0]]
+    return max(budget // max(footprint.bytes_per_arm or 1, 1), 1)
+
+
+def _structure(run: Run, footprint: Footprint) -> str:
+    """Equal for runs that may be one computation; a run's own identity where it cannot be fused."""
+    if footprint.bytes_per_arm is None or footprint.trainable_parameters == 0:
+        return run.id
+    config = {key: value for key, value in run.config.items() if key not in ("seed", "data", "evaluate")}
+    manifest = run.manifest
+    data = {key: value for key, value in run.config["data"].items() if key not in ("split_seed", "manifest")}
+    sizes = [len(manifest.train), list(manifest.class_names)]
+    return canonical_json([_without_numbers(config), data, run.template, sizes])
+
+
+def _without_numbers(value: Any) -> Any:
+    """The same with every floating-point number blanked out."""
+    if isinstance(value, Mapping):
+        return {key: _without_numbers(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_without_numbers(item) for item in value]
+    return "a number" if isinstance(value, float) else value
