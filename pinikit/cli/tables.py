@@ -106,6 +106,12 @@ def print_plan(console: Console, plan: Plan) -> None:
     done = sum(run.id in plan.finished for run in study.runs)
     total = f"{plural(len(study.arms), 'arm')} × {plural(len(study.seeds), 'seed')}"
     console.print(f"{total} = {plural(len(study.runs), 'run')}: {done} done, {len(study.runs) - done} to do.")
+    fused = [group for group in plan.groups if len(group) > 1]
+    if fused:
+        console.print(
+            f"{sum(map(len, fused))} runs are trained together in {plural(len(fused), 'group')} "
+            f"of up to {max(map(len, fused))}."
+        )
     console.print(_bank_text(plan.bank))
 
 

@@ -287,7 +287,7 @@ def test_dry_run_shows_the_plan(
         study,
         dict.fromkeys(study.arms, footprint),
         frozenset(run.id for run in study.runs[:3]),
-        groups=tuple((run,) for run in study.runs),
+        groups=(study.runs[:6], study.runs[6:10], *((run,) for run in study.runs[10:])),
         bank=BankPlan(2_000_000_000, 500_000_000, 1234, 10**9, 5 * 10**9, Path("views")),
         messages=("look at this",),
     )
@@ -297,6 +297,7 @@ def test_dry_run_shows_the_plan(
     done = CliRunner().invoke(app, ["run", "sites", "--dry-run"])
     assert done.exit_code == 0
     assert "4 arms × 3 seeds = 12 runs: 3 done, 9 to do." in done.stdout
+    assert "10 runs are trained together in 2 groups of up to 6." in done.stdout
     assert f"1: {study.runs[0].id[:8]} done" in done.stdout
     assert f"3: {study.runs[5].id[:8]} to do" in done.stdout
     assert "12,345" in done.stdout
