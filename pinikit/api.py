@@ -12,7 +12,7 @@ from pinikit.data.files import write_json
 from pinikit.data.view_bank import user_bank
 from pinikit.errors import ConfigError, PinikitError
 from pinikit.plugin import plugins
-from pinikit.study.groups import group_runs, largest_group
+from pinikit.study.groups import group_runs, largest_group, related_runs
 from pinikit.study.store import Store, StoredResult
 from pinikit.study.study import Run, Study, resolve_study
 
@@ -251,23 +251,35 @@ def _train(
     from pinikit.study.run import Workshop
 
     workshop = Workshop(disk=user_bank(reporter.message))
-    footprints = _check(study, list(study.runs), workshop)
+    related = related_runs(study.runs, todo)
+    footprints = _check(study, related, workshop)
     for message in workshop.messages():
         reporter.message(message)
     wanted: dict[str, Run] = {}
     for run in todo:
         wanted.setdefault(run.id, run)
-    groups = group_runs(study.runs, footprints, fuse)
+    groups = group_runs(related, footprints, fuse)
     expect(todo, footprints, workshop)
-    reporter.study_started(study, len(todo), len(study.runs) - len(todo))
+    reporter.study_started(study, len(wanted), len(study.runs) - len(todo))
     stored: dict[str, StoredResult] = {}
     for group in groups:
         members = {run.id for run in group}
         unfinished = [run for run in wanted.values() if run.id in members]
         if unfinished:
-            reporter.group_started(unfinished, len(stored) + 1, len(todo))
+            reporter.group_started(unfinished, len(stored) + 1, len(wanted))
+            _tell_repeated(reporter, group, unfinished)
             stored |= _train_group(study, group, unfinished, footprints, store, workshop, reporter)
     return {(run.arm, run.seed): stored[run.id] for run in todo}
+
+
+def _tell_repeated(reporter: Reporter, group: Sequence[Run], unfinished: Sequence[Run]) -> None:
+    """Say it where finished runs are trained once more for the sake of the others."""
+    if len(group) > len(unfinished):
+        reporter.message(
+            f"arm {unfinished[0].arm}: a group of {len(group)} runs is trained whole, with "
+            f"{len(group) - len(unfinished)} finished ones, so that numbers do not depend on interruptions; "
+            "their results stay"
+        )
 
 
 def _train_group(

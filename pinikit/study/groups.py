@@ -19,6 +19,9 @@ MEMORY = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
 """Bytes that a group with ``--fuse auto`` may take, by device type: a constant, as groups must not depend
 on what else a machine does."""
 
+LARGEST = 64
+"""Runs that a group may have with ``--fuse auto``."""
+
 
 def group_runs(
     runs: Sequence[Run], footprints: Mapping[str, Footprint], fuse: str = "auto"
@@ -66,14 +69,24 @@ def largest_group(fuse: str) -> int | None:
 
 
 def _affordable(run: Run, footprint: Footprint) -> int:
-    budget = MEMORY[run.config["device"].partition(":")[0]]
-    return max(budget // max(footprint.bytes_per_arm or 1, 1), 1)
+    budget = MEMORY.get(run.config["device"].partition(":")[0], MEMORY["cpu"])
+    return min(max(budget // max(footprint.bytes_per_arm or 1, 1), 1), LARGEST)
 
 
 def _structure(run: Run, footprint: Footprint) -> str:
     """Equal for runs that may be one computation; a run's own identity where it cannot be fused."""
-    if footprint.bytes_per_arm is None or footprint.trainable_parameters == 0:
-        return run.id
+    alone = footprint.bytes_per_arm is None or footprint.trainable_parameters == 0
+    return run.id if alone else _shape(run)
+
+
+def related_runs(runs: Sequence[Run], todo: Sequence[Run]) -> list[Run]:
+    """Those of ``runs`` that may share a group with one of ``todo``, which they include."""
+    shapes = {_shape(run) for run in todo}
+    return [run for run in runs if _shape(run) in shapes]
+
+
+def _shape(run: Run) -> str:
+    """The configuration without seeds and floating-point numbers."""
     config = {key: value for key, value in run.config.items() if key not in ("seed", "data", "evaluate")}
     manifest = run.manifest
     data = {key: value for key, value in run.config["data"].items() if key not in ("split_seed", "manifest")}

@@ -8,7 +8,7 @@ import logging
 import platform
 import time
 import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -44,6 +44,9 @@ DISTRIBUTIONS = ("pinikit", "torch", "torchvision", "timm", "open_clip_torch", "
 
 class Steps(Protocol):
     """Told how far a run is."""
+
+    def message(self, text: str) -> None:
+        """A note worth a line."""
 
     def encoding(self, done: int, total: int) -> None:
         """Pictures that went through the frozen tower."""
@@ -174,20 +177,44 @@ def execute(
     wanted = [run for run in group if run.id in unfinished]
     for run in wanted:
         _open_folder(run, store)
+    work = (footprint, store, workshop, steps, study)
+    return _train_and_store(group, wanted, *work) or {
+        run.id: result for run in wanted for result in _train_and_store([run], [run], *work).values()
+    }
+
+
+def _train_and_store(
+    group: Sequence[Run],
+    wanted: Sequence[Run],
+    footprint: Footprint,
+    store: Store,
+    workshop: Workshop,
+    steps: Steps,
+    study: str,
+) -> dict[str, StoredResult]:
+    """Results by identity; none where several runs could not be trained together, which is told."""
     with ExitStack() as logs:
         for run in wanted:
             logs.enter_context(_logging_to(run, store.run_folder(run.id) / "run.log"))
             _log(run).info("run %s: arm %s, seed %d", run.id, run.arm, run.seed)
         try:
-            fitted: dict[str, _Fitted | Exception] = {**_fit(group, footprint, workshop, steps)}
+            fitted: Mapping[str, _Fitted | Exception] = _fit(group, footprint, workshop, steps)
         except Exception as error:
+            if len(group) > 1:
+                _tell_separation(wanted, error, steps)
+                return {}  # which lets go of the error, and with it of what the group held in memory
             fitted = {run.id: error for run in wanted}
-        if len(group) == 1 or not all(isinstance(fit, Exception) for fit in fitted.values()):
-            return {run.id: _finish(run, fitted[run.id], store, workshop, steps, study) for run in wanted}
-    results: dict[str, StoredResult] = {}
-    for run in wanted:
-        results |= execute([run], unfinished, footprint, store, workshop, steps, study)
-    return results
+        return {run.id: _finish(run, fitted[run.id], store, workshop, steps, study) for run in wanted}
+
+
+def _tell_separation(runs: Sequence[Run], error: Exception, steps: Steps) -> None:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    text = f"training {len(runs)} runs together failed ({reason}); each is now trained by itself"
+    for run in runs:
+        _log(run).warning("%s", text)
+    steps.message(f"arm {runs[0].arm}: {text}")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _open_folder(run: Run, store: Store) -> None:
@@ -229,7 +256,7 @@ def _fit(group: Sequence[Run], footprint: Footprint, workshop: Workshop, steps: 
     used = share({**used, "seconds_load": workshop.take_load_seconds(group[0])}, len(group))
     facts = {
         "fused": len(group),
-        "images_per_second": contexts[0].images / max(used["seconds_train"], 1e-9),
+        "images_per_second": max(context.images for context in contexts) / max(used["seconds_train"], 1e-9),
         "cost_class": footprint.cost_class,
         **text_costs(methods[0], [item for item in outcomes if isinstance(item, Predictor)], bank),
     }
@@ -327,7 +354,7 @@ def _log(run: Run) -> logging.Logger:
 
 @contextmanager
 def _logging_to(run: Run, path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler = logging.FileHandler(path, mode="a", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log = _log(run)
     log.addHandler(handler)

@@ -154,7 +154,7 @@ def arm_summaries(study: Study, results: Results) -> list[ArmSummary]:
 
 def shared_costs(results: Results) -> SharedCosts:
     """Loading and encoding, of all finished runs together; what old results do not tell counts as nothing."""
-    finished = [result for result in results.values() if result.finished]
+    finished = {result.run_id: result for result in results.values() if result.finished}.values()
     names = [item.name for item in dataclasses.fields(SharedCosts)]
     return SharedCosts(
         **{name: math.fsum(float(result.costs.get(name, 0)) for result in finished) for name in names}

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pinikit.backbones.base import Backbone, Edit, PromptEdit, PromptEmbedding, Prompts
+from pinikit.backbones.base import Backbone, Edit, PromptEdit, PromptEmbedding, Prompts, TextTower
 from pinikit.components.contracts import (
     CONTEXT,
     IMAGE_CONTEXT,
@@ -45,6 +47,10 @@ class Output:
     ratios: Mapping[str, Tensor]
 
 
+_CLEAN: WeakKeyDictionary[TextTower, WeakKeyDictionary[Prompts, dict[Any, Tensor]]] = WeakKeyDictionary()
+"""Clean text features by tower, prompts, number format and device."""
+
+
 class NoisyModel(nn.Module):
     """Frozen backbone, prompts and injections. Only the injections' parameters belong to the module."""
 
@@ -70,9 +76,14 @@ class NoisyModel(nn.Module):
 
     @cached_property
     def clean_text(self) -> Tensor:
-        """Clean text features [C, D], encoded at first use."""
-        with torch.no_grad():
-            return self.backbone.text.encode(self.prompts, self._embedding)
+        """Clean text features [C, D]; encoded at first use, once for all models with these prompts."""
+        text, like = self.backbone.text, self.backbone.logit_scale
+        known = _CLEAN.setdefault(text, WeakKeyDictionary()).setdefault(self.prompts, {})
+        key = (self.backbone.dtype, like.device)
+        if key not in known:
+            with torch.no_grad():
+                known[key] = text.encode(self.prompts, self._embedding)
+        return known[key]
 
     # --- what it needs ----------------------------------------------------------------------
 
@@ -98,11 +109,14 @@ class NoisyModel(nn.Module):
         return (read & IMAGE_CONTEXT) | {self.start}
 
     def step_bytes(self, rows: int) -> int:
-        """About the bytes that a training step on ``rows`` image rows keeps for its backward pass.
+        """About the bytes that training with ``rows`` image rows in a batch takes beside the backbone.
 
-        Counts what crosses the towers; a transformer block keeps about 16 numbers for each of its input.
+        What crosses the towers (a transformer block keeps about 16 numbers for each of its input), what the
+        injectors read, and their parameters with gradients and two moments.
         """
         image, numbers = self.backbone.image.stages, 0
+        numbers += rows * sum(math.prod(image[stage].shape) for stage in self.requires) // 2
+        numbers += sum(parameter.numel() for parameter in self.injections.parameters()) // 4
         if self._image:
             stages = list(image)
             crossed = stages[stages.index(self.earliest_change) :]

@@ -58,9 +58,14 @@ def _seconds(work: Callable[[], None], device: torch.device) -> float:
     """Median seconds of a few repetitions; of one where it takes long."""
     taken: list[float] = []
     while len(taken) < _REPEATS and sum(taken) < _PATIENCE:
+        _wait(device)
         start = time.perf_counter()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _wait(device)
         taken.append(time.perf_counter() - start)
     return statistics.median(taken)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

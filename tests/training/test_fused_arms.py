@@ -145,4 +145,4 @@ def test_the_towers_are_crossed_once_for_all(backbone: Backbone, monkeypatch: py
 
         monkeypatch.setattr(tower, method, counted)
     train(trainees(backbone, SITES["everything"], (1, 2, 3), epochs=1, batch_size=4))
-    assert calls == {"text": 3 + 3, "image": 3}, "three steps, and each task's clean text features once"
+    assert calls == {"text": 3 + 3, "image": 3}, "three steps, and clean text features once a set of prompts"

@@ -122,6 +122,8 @@ class Pini(Method):
         if not models or not models[0].changes_prompts:
             return None
         parameters = [parameter for model in models for parameter in model.injections.parameters()]
+        if not parameters:
+            return None
         draws = [RandomDraw(0, "text_step", device=model.backbone.logit_scale.device) for model in models]
 
         def step() -> None:
