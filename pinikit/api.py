@@ -269,6 +269,8 @@ def _train(
             reporter.group_started(unfinished, len(stored) + 1, len(wanted))
             _tell_repeated(reporter, group, unfinished)
             stored |= _train_group(study, group, unfinished, footprints, store, workshop, reporter)
+            for bank in workshop.banks.values():
+                bank.release()
     return {(run.arm, run.seed): stored[run.id] for run in todo}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from pinikit.data.view_bank import ENDING, Recipe, ViewBank, damage, lease, read_keys
+from pinikit.data.view_bank import (
+    ENDING,
+    DamagedError,
+    Recipe,
+    ViewBank,
+    check_file,
+    lease,
+    read_keys,
+)
 from pinikit.errors import DataError, PinikitError
 
 FILE_BYTES = 64 * 2**20
@@ -28,6 +37,10 @@ class Segment:
 
     def __init__(self, keys: Sequence[bytes], path: Path | None = None, rows: Tensor | None = None) -> None:
         self.keys, self.path, self._rows = keys, path, rows
+        self.readers: weakref.WeakSet[Rows] = weakref.WeakSet()
+        """Who may still ask for its rows."""
+        self._lease: Callable[[], object] = _nothing
+        self._checked: tuple[int, ...] | None = None
 
     @property
     def rows(self) -> Tensor:
@@ -45,32 +58,39 @@ class Segment:
         """Whether the rows can be read."""
         return self._rows is not None
 
-    def open(self) -> str | None:
-        """Verify and map the file, once; from then on it is in use.
+    def open(self) -> None:
+        """Verify and map the file; until :meth:`close` it is in use.
 
-        Returns:
-            Why that is not possible; None if it was.
+        Raises:
+            DamagedError: it is not what was written.
+            DataError: it is gone or cannot be read.
         """
-        if self._rows is None:
-            assert self.path is not None
-            handle = lease(self.path)
-            reason = damage(self.path)
-            if reason is None:
-                reason = self._map(self.path)
-            if handle is not None and reason is None:
-                weakref.finalize(self, os.close, handle)
-            elif handle is not None:
-                os.close(handle)
-            return reason
-        return None
-
-    def _map(self, path: Path) -> str | None:
+        if self._rows is not None:
+            return
+        assert self.path is not None
+        handle = lease(self.path)
         try:
-            with safe_open(path, framework="pt") as content:
-                self._rows = content.get_tensor("rows")
-        except (SafetensorError, OSError) as error:
-            return str(error)
-        return None
+            self._check(self.path)
+            self._rows = _mapped(self.path)
+        except BaseException:
+            if handle is not None:
+                os.close(handle)
+            raise
+        if handle is not None:
+            self._lease = weakref.finalize(self, os.close, handle)
+
+    def close(self) -> None:
+        """Let go of the file: it can be removed, or opened again."""
+        if self.path is not None:
+            self._rows = None
+            self._lease()  # a second call does nothing
+
+    def _check(self, path: Path) -> None:
+        """Compare the file with its checksum, unless this process has done so before."""
+        file = _identity(path)
+        if file is None or file != self._checked:
+            check_file(path)
+            self._checked = file
 
 
 class Rows:
@@ -79,6 +99,8 @@ class Rows:
     def __init__(self, places: Sequence[tuple[Segment, int]]) -> None:
         self._segments = list(dict.fromkeys(segment for segment, _ in places))
         numbers = {segment: number for number, segment in enumerate(self._segments)}
+        for segment in self._segments:
+            segment.readers.add(self)
         self._segment = torch.tensor([numbers[segment] for segment, _ in places])  # [M]
         self._row = torch.tensor([row for _, row in places])  # [M]
 
@@ -126,6 +148,8 @@ class Shelf:
         self._places: dict[bytes, tuple[Segment, int]] = {}
         self._waiting: list[tuple[Sequence[bytes], Sequence[int], Tensor]] = []
         self._since = 0.0
+        self._refused: set[Path] = set()  # files that could not be read
+        self._unwritten: list[Segment] = []
 
     def refresh(self) -> None:
         """See what other processes have written or removed since."""
@@ -133,20 +157,22 @@ class Shelf:
             return
         folder = self._bank.stage_folder(self._recipe, self._stage)
         there = set(folder.glob(f"[!.]*{ENDING}"))
+        self._refused &= there
         for path in self._segments.keys() - there:
             if not self._segments[path].is_open:
                 self._drop(self._segments[path])
-        for path in sorted(there - self._segments.keys()):
+        for path in sorted(there - self._segments.keys() - self._refused):
             self._enter(path)
 
     def missing(self, keys: Iterable[bytes]) -> set[bytes]:
         """Those of ``keys`` that have no row. The files of all others are verified and open then."""
         keys = set(keys)
         for segment in {self._places[key][0] for key in keys if key in self._places}:
-            reason = segment.open()
-            if reason is not None:
+            try:
+                segment.open()
+            except DataError as error:
                 self._drop(segment)
-                self._report(segment.path, reason)
+                self._report(segment.path, error)
         return {key for key in keys if key not in self._places}
 
     def known(self, keys: Iterable[bytes]) -> frozenset[bytes]:
@@ -172,7 +198,31 @@ class Shelf:
         rows = torch.cat([rows for _, _, rows in self._waiting])
         self._waiting = []
         written = None if self._bank is None else self._write(self._bank, keys, views, rows)
-        self._place(written or Segment(keys, rows=rows))
+        if written is None:
+            written = Segment(keys, rows=rows)
+            self._unwritten.append(written)
+        self._place(written)
+
+    def release(self, keep: int = 0) -> int:
+        """Let go of rows that nobody may ask for any more: of their files, and of those in memory only.
+
+        Args:
+            keep: bytes of rows in memory only that may stay.
+
+        Returns:
+            Bytes of rows in memory only that stayed.
+        """
+        for segment in self._segments.values():
+            if not segment.readers:
+                segment.close()
+        stayed = 0
+        for segment in tuple(self._unwritten):
+            if segment.readers or stayed + segment.rows.nbytes <= keep:
+                stayed += segment.rows.nbytes
+            else:
+                self._unwritten.remove(segment)
+                self._drop(segment)
+        return stayed
 
     def rows(self, keys: Sequence[bytes]) -> Rows:
         """The rows of ``keys``, in that order; none of them is missing."""
@@ -190,14 +240,15 @@ class Shelf:
         except PinikitError as error:
             bank.say_once(f"the view bank takes no more rows, which stay in memory: {error}")
             return None
-        return None if segment.open() else segment
+        with contextlib.suppress(DataError):
+            segment.open()
+        return segment if segment.is_open else None
 
     def _enter(self, path: Path) -> None:
         try:
             keys, _ = read_keys(path)
         except DataError as error:
-            if path.exists():
-                self._report(path, str(error))
+            self._report(path, error)
             return
         self._place(Segment(keys, path))
 
@@ -216,10 +267,42 @@ class Shelf:
             if key in self._places and self._places[key][0] is segment:
                 del self._places[key]
 
-    def _report(self, path: Path | None, reason: str) -> None:
-        """Remove a damaged file and say so; one that another process has removed is no news."""
+    def _report(self, path: Path | None, error: DataError) -> None:
+        """Say what is wrong with a file, and remove it if it is damaged.
+
+        One that cannot be read may be sound. One that another process has removed is no news.
+        """
         if path is None or not path.exists():
             return
-        path.unlink(missing_ok=True)
         assert self._bank is not None
-        self._bank.notice(f"damaged file of the view bank, its rows are computed again: {path}: {reason}")
+        self._refused.add(path)
+        what = "file of the view bank that cannot be read"
+        if isinstance(error, DamagedError):
+            what = "damaged file of the view bank"
+            with contextlib.suppress(OSError):  # the folder may be shared, and read-only
+                path.unlink()
+        self._bank.say_once(f"{what}, its rows are computed again: {error}")
+
+
+def _mapped(path: Path) -> Tensor:
+    try:
+        with safe_open(path, framework="pt") as content:
+            rows: Tensor = content.get_tensor("rows")
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error}.") from error
+    except SafetensorError as error:
+        raise DamagedError(f"{path}: {error}") from error
+    return rows
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """What changes when another file takes its place; None if it cannot be found out."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size
+
+
+def _nothing() -> None:
+    """There is no lease."""

@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -85,9 +86,8 @@ class Preprocess:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """[N, H, W, 3] uint8 to [N, 3, H, W] float32: divided by 255, minus mean, by standard deviation."""
-        floats = pixels.permute(0, 3, 1, 2).contiguous().float().div_(255)
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        return floats.sub_(mean).div_(std)
+        scale, mean, std = _constants(self.mean, self.std, pixels.device)
+        return pixels.permute(0, 3, 1, 2).contiguous().float().div_(scale).sub_(mean).div_(std)
 
 
 class EvalTransform:
@@ -308,6 +308,15 @@ def stream_pixels(
             yield finished(*ahead.popleft())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@cache
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, ...]:
+    """255, mean and deviation [1, 3, 1, 1] on a device, sent once, so that no batch waits for them.
+
+    A tensor of 255, as CUDA divides by a plain number with other roundings than the processor.
+    """
+    return tuple(torch.tensor(values, device=device).view(1, 3, 1, 1) for values in ((255.0,) * 3, mean, std))
 
 
 def _pixels(picture: Image) -> Tensor:

@@ -40,6 +40,9 @@ RESERVE = 500 * 10**6
 PATIENCE = 180.0
 """Seconds after which a process no longer waits for another one that computes the same but writes nothing."""
 
+NOTE_AFTER = 10.0
+"""Seconds after which a process that waits says so."""
+
 FORGOTTEN = 3600.0
 """Seconds after which a temporary file is what a killed process left behind."""
 
@@ -93,6 +96,10 @@ class Pruned:
 
 class NoRoomError(PinikitError):
     """The bank may not grow by that much."""
+
+
+class DamagedError(DataError):
+    """A file of rows was read and is not what was written; one that cannot be read may be sound."""
 
 
 def warn(text: str) -> None:
@@ -158,6 +165,7 @@ class ViewBank:
     def __init__(self, folder: Path, limit: int, notice: Callable[[str], None] = warn) -> None:
         self.folder, self.limit, self.notice = folder, limit, notice
         self._said: set[str] = set()
+        self._turn: FileLock | None = None
 
     def say_once(self, text: str) -> None:
         """Give a notice, unless it was given before."""
@@ -196,38 +204,46 @@ class ViewBank:
         """
         lines = []
         for path in self.files():
-            reason = damage(path)
-            if reason is not None and path.exists():
-                lines.append(f"{path}: {reason}")
+            try:
+                check_file(path)
+            except DataError as error:
+                if path.exists():
+                    lines.append(str(error))
         return lines
 
     # --- writing and removing --------------------------------------------------------------------
 
     def write(self, recipe: Recipe, stage: str, data: bytes) -> Path:
-        """Store a file of rows; removes others if need be.
+        """Store a file of rows; removes others if need be. If that is refused, this process's turn ends.
 
         Raises:
             NoRoomError: it would exceed the limit, or take the last of the disk.
             PinikitError: the disk refuses.
         """
         folder = self.stage_folder(recipe, stage)
-        self._make_room(len(data))
-        _describe(recipe, folder.parent)
         path = folder / f"{hashlib.sha256(data).hexdigest()}{ENDING}"
-        write_atomic(path, data)
+        try:
+            self._make_room(len(data))
+            _describe(recipe, folder.parent)
+            write_atomic(path, data)
+        except PinikitError:
+            self._end_turn()  # the others would wait for nothing
+            raise
         return path
 
     def _make_room(self, size: int) -> None:
         self._remove_leftovers()
+        bound = f"it may grow to {size_text(self.limit)} ({SIZE_VARIABLE})"
+        if size > self.limit:
+            raise NoRoomError(f"{bound}, and these rows take {size_text(size)}")
         excess, lacking = self.size() + size - self.limit, self._lacking_on_disk(size)
         wanted = max(excess, lacking)
-        freed = self._remove_oldest(wanted).size if wanted > 0 and size <= self.limit else 0
+        freed = self._remove_oldest(wanted).size if wanted > 0 else 0
         if excess > freed:
-            raise NoRoomError(
-                f"it may grow to {size_text(self.limit)} ({SIZE_VARIABLE}) and everything in it is in use"
-            )
+            raise NoRoomError(f"{bound} and everything in it is in use")
         if lacking > freed:
-            raise NoRoomError("the disk is full")
+            reserve = size_text(self._disk()[0])
+            raise NoRoomError(f"the disk is full but for {reserve} that are left for results")
 
     def room(self) -> int:
         """Bytes that it can still take before anything in it is removed."""
@@ -235,9 +251,14 @@ class ViewBank:
 
     def _lacking_on_disk(self, size: int) -> int:
         """Bytes that must be freed before ``size`` more can be written."""
+        reserve, free = self._disk()
+        return size + reserve - free
+
+    def _disk(self) -> tuple[int, int]:
+        """Bytes of the disk that are left for results, and bytes that are free."""
         folder = next(path for path in (self.folder, *self.folder.absolute().parents) if path.is_dir())
         disk = shutil.disk_usage(folder)
-        return size + min(RESERVE, disk.total // 20) - disk.free
+        return min(RESERVE, disk.total // 20), disk.free
 
     def prune(self, size: int | None = None, age: float | None = None) -> Pruned:
         """Remove files that were not used for ``age`` seconds, then the oldest down to ``size`` bytes."""
@@ -293,6 +314,7 @@ class ViewBank:
 
         It saves work; nothing wrong is read without it. So a process does not wait for ever: if the one
         that has its turn writes nothing for ``PATIENCE`` seconds, or locks do not work here, it goes on.
+        A turn ends at once when the bank refuses a row, as the others would not find it.
         """
         if self.limit == 0:  # nobody else would find what is computed
             yield
@@ -303,13 +325,20 @@ class ViewBank:
             self._wait_for(lock, recipe)
         except OSError:
             pass
+        self._turn = lock
         try:
             yield
         finally:
-            lock.release()
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._turn.release()
+            self._turn = None
 
     def _wait_for(self, lock: FileLock, recipe: Recipe) -> None:
-        seen, since = -1, time.monotonic()
+        seen, begin = -1, time.monotonic()
+        since = begin
         while not lock.is_locked and time.monotonic() - since < PATIENCE:
             try:
                 lock.acquire(timeout=1, poll_interval=0.05)
@@ -317,15 +346,19 @@ class ViewBank:
                 files = sum(1 for _ in (self.folder / recipe.key).glob(f"*/[!.]*{ENDING}"))
                 if files != seen:
                     seen, since = files, time.monotonic()
+                if time.monotonic() - begin > NOTE_AFTER:
+                    self.say_once("waiting for another process that computes activations of the same kind")
 
 
-def damage(path: Path) -> str | None:
-    """Why a file of rows is not what was written; None if it is sound."""
-    try:
-        digest = sha256_file(path)
-    except DataError as error:
-        return str(error)
-    return None if digest == path.name.removesuffix(ENDING) else "it does not match its checksum"
+def check_file(path: Path) -> None:
+    """Compare a file of rows with its checksum.
+
+    Raises:
+        DamagedError: they differ.
+        DataError: the file is gone or cannot be read.
+    """
+    if sha256_file(path) != path.name.removesuffix(ENDING):
+        raise DamagedError(f"{path}: it does not match its checksum")
 
 
 def lease(path: Path) -> int | None:
@@ -349,7 +382,8 @@ def read_keys(path: Path) -> tuple[list[bytes], list[int]]:
     """The keys and view numbers of a file's rows.
 
     Raises:
-        DataError: the file is gone or damaged.
+        DamagedError: it is no such file.
+        DataError: the file is gone or cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -357,8 +391,10 @@ def read_keys(path: Path) -> tuple[list[bytes], list[int]]:
         with safe_open(path, framework="numpy") as content:
             keys = content.get_tensor("keys")  # [M, 40] uint8
             views = content.get_tensor("views")  # [M]
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         raise DataError(f"Cannot read {path}: {error}.") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path}: {error}") from error
     return [row.tobytes() for row in keys], views.tolist()
 
 

@@ -10,7 +10,7 @@ from pinikit.components.contracts import Footprint
 from pinikit.data.catalogue import Item
 from pinikit.study.run import THREADS, Workshop
 from pinikit.study.study import Run
-from pinikit.training.bank import Need
+from pinikit.training.bank import Bank, Need
 from pinikit.training.views import view_numbers
 
 
@@ -33,9 +33,9 @@ class BankPlan:
 
 
 def expect(runs: Iterable[Run], footprints: Mapping[str, Footprint], workshop: Workshop) -> None:
-    """Tell the banks which stages ``runs`` will read, so that each picture crosses the tower once."""
-    for run in runs:
-        workshop.bank(run).expected |= footprints[run.arm].reads
+    """Tell the banks what ``runs`` will read, so that each view of a picture crosses the tower once."""
+    for bank, reads, items, numbers, _ in _requests(runs, footprints, workshop):
+        bank.expect(reads, items, numbers)
 
 
 def plan_bank(runs: Iterable[Run], footprints: Mapping[str, Footprint], workshop: Workshop) -> BankPlan:
@@ -60,6 +60,14 @@ def plan_bank(runs: Iterable[Run], footprints: Mapping[str, Footprint], workshop
 
 
 def _needs(runs: Iterable[Run], footprints: Mapping[str, Footprint], workshop: Workshop) -> Iterator[Need]:
+    for bank, reads, items, numbers, threads in _requests(runs, footprints, workshop):
+        yield from bank.need(reads, items, numbers, threads)
+
+
+def _requests(
+    runs: Iterable[Run], footprints: Mapping[str, Footprint], workshop: Workshop
+) -> Iterator[tuple[Bank, frozenset[str], Sequence[Item], Sequence[int], int]]:
+    """What runs ask their banks for, each once: stages, pictures, views, and in how many threads."""
     seen = set()
     for run in runs:
         bank, footprint = workshop.bank(run), footprints[run.arm]
@@ -68,7 +76,7 @@ def _needs(runs: Iterable[Run], footprints: Mapping[str, Footprint], workshop: W
             request = (id(bank), run.manifest.hash, split, footprint.reads, tuple(numbers), threads)
             if request not in seen:
                 seen.add(request)
-                yield from bank.need(footprint.reads, items, numbers, threads)
+                yield bank, footprint.reads, items, numbers, threads
 
 
 def _reads(run: Run, footprint: Footprint) -> Iterator[tuple[str, Sequence[Item], Sequence[int]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from torch.nn import functional
 
 from pinikit.backbones.base import Backbone
 from pinikit.backbones.precision import DTYPES
+from pinikit.config.hardware import cpu_multiplies_bf16
 from pinikit.data.catalogue import DataSet, Item
 from pinikit.data.shelf import Shelf
 from pinikit.data.transforms import Preprocess, stream_pixels, transform_for, view_seed
@@ -30,6 +33,9 @@ BATCH = 64
 
 ENCODING = 1
 """Raised when the same picture gives other activations because pinikit itself computes differently."""
+
+UNWRITTEN = 2**31
+"""Bytes of rows that found no room on disk, or have none, that stay in memory while nobody reads them."""
 
 PIXELS = "pixels"
 DISTRIBUTIONS = ("torch", "torchvision", "timm", "open_clip_torch", "pillow", "numpy")
@@ -70,7 +76,8 @@ class Need:
 class Bank:
     """Clean activations by stage, view and picture, of one backbone and data set.
 
-    Rows are known by the content of their picture, so data sets share them.
+    A row of a clean picture is known by the picture's content, so data sets share it; one of an augmented
+    view also by the picture's name, which its crop is drawn from.
 
     Args:
         backbone: computes them.
@@ -90,11 +97,24 @@ class Bank:
         """Views that were decoded, transformed and sent through the tower so far."""
         self.rows_cached = 0
         """Views that were asked for and found in the bank so far."""
-        self.expected: frozenset[str] = frozenset()
-        """Stages that requests to come will read: a picture that is encoded is read at these, too."""
+        self._expected: dict[str, dict[frozenset[str], set[int]]] = {}
+        """Views that requests to come will read, by stage and names of pictures."""
         self._disk = disk
+        self._alive: WeakValueDictionary[object, Views] = WeakValueDictionary()
         self._shelves: dict[tuple[str, str], Shelf] = {}
         self._fingerprints: dict[str, bytes] = {}
+
+    def expect(self, stages: Collection[str], items: Sequence[Item], numbers: Sequence[int]) -> None:
+        """Announce a request: a view of it that another request has encoded is read at these stages, too."""
+        names = frozenset(item.id for item in items)
+        for stage in stages:
+            self._expected.setdefault(stage, {}).setdefault(names, set()).update(numbers)
+
+    def release(self) -> None:
+        """Let go of rows that no views use: their files can be removed, and few stay in memory."""
+        kept = 0
+        for shelf in self._shelves.values():
+            kept += shelf.release(UNWRITTEN - kept)
 
     def get(
         self, stages: Collection[str], items: Sequence[Item], view: int = 0, progress: Encoding = _silent
@@ -115,7 +135,7 @@ class Bank:
     ) -> Views:
         """Several views of ``items`` at ``stages``: view 0 alone, or augmented views from 1 on.
 
-        What is not in the bank is computed first.
+        What is not in the bank is computed first. Equal requests share what they are given.
 
         Raises:
             DataError: a picture cannot be read.
@@ -125,22 +145,39 @@ class Bank:
             recipe = self._recipe(numbers)
             shelves = {stage: self._shelf(recipe, stage) for stage in sorted(stages)}
             wanted = self._views(items, numbers)
+            keys = [view.key for view in wanted]
+            request = (recipe.key, *shelves, hashlib.sha256(b"".join(keys)).digest(), len(items))
+            views = self._alive.get(request)
+            if views is not None:
+                self.rows_cached += len(wanted)
+                return views
             missing = _missing(shelves, wanted)
             if missing:
                 with nullcontext() if self._disk is None else self._disk.turn(recipe):
                     missing = _missing(shelves, wanted)  # another process may have come first
-                    coming = {stage: self._shelf(recipe, stage) for stage in sorted(self.expected)}
-                    self._encode({**coming, **shelves}, missing, progress)
+                    self._encode({**self._coming(recipe, missing), **shelves}, shelves, missing, progress)
             self.rows_cached += len(wanted) - len(missing)
-            keys = [view.key for view in wanted]
-            rows = {stage: self._stage_rows(stage, shelf, keys) for stage, shelf in shelves.items()}
-            return Views(
-                rows,
+            views = Views(
+                {stage: self._stage_rows(stage, shelf, keys) for stage, shelf in shelves.items()},
                 len(items),
                 device=self.device,
                 dtype=torch.float64 if self.backbone.dtype == torch.float64 else torch.float32,
                 timed=self._timed,
             )
+            self._alive[request] = views
+            return views
+
+    def _coming(self, recipe: Recipe, views: Sequence[_View]) -> dict[str, Shelf]:
+        """Shelves of the stages at which other requests will read some of these views."""
+        return {
+            stage: self._shelf(recipe, stage)
+            for stage in sorted(self._expected)
+            if any(self._expects(stage, view) for view in views)
+        }
+
+    def _expects(self, stage: str, view: _View) -> bool:
+        expected = self._expected.get(stage, {})
+        return any(view.number in numbers and view.item.id in names for names, numbers in expected.items())
 
     def need(
         self, stages: Collection[str], items: Sequence[Item], numbers: Sequence[int], threads: int
@@ -191,7 +228,10 @@ class Bank:
             for item, digest in zip(new, pool.map(self.dataset.fingerprint, new), strict=True):
                 self._fingerprints[item.id] = digest
 
-    def _encode(self, shelves: dict[str, Shelf], views: Sequence[_View], progress: Encoding) -> None:
+    def _encode(
+        self, shelves: dict[str, Shelf], asked: Collection[str], views: Sequence[_View], progress: Encoding
+    ) -> None:
+        """Compute views and put them on the shelves: all at the stages asked for, else what is expected."""
         if not views:
             return
         for shelf in shelves.values():
@@ -203,7 +243,10 @@ class Bank:
         try:
             with closing(stream_pixels(self.dataset, pictures, transform)) as stream:
                 for batch, pixels in zip(batches, stream, strict=True):
-                    self._keep(shelves, batch, self._activations(pixels, shelves, transform.preprocess))
+                    rows = self._activations(pixels, shelves, transform.preprocess)
+                    for stage, shelf in shelves.items():
+                        kept = [i for i, v in enumerate(batch) if stage in asked or self._expects(stage, v)]
+                        _keep(shelf, [batch[i] for i in kept], rows[stage][kept])
                     done += len(batch)
                     progress(done, len(views))
         finally:
@@ -230,15 +273,6 @@ class Bank:
         narrow = rows.to(DTYPES[self.precision])
         return narrow if torch.equal(narrow.to(rows.dtype), rows) else rows
 
-    def _keep(self, shelves: dict[str, Shelf], batch: Sequence[_View], rows: dict[str, Tensor]) -> None:
-        """Put on each shelf what it has not yet."""
-        for stage, shelf in shelves.items():
-            lacking = shelf.missing(view.key for view in batch)
-            chosen = [row for row, view in enumerate(batch) if view.key in lacking]
-            if chosen:
-                keys, numbers = zip(*((batch[row].key, batch[row].number) for row in chosen), strict=True)
-                shelf.add(keys, numbers, rows[stage][chosen])
-
     def _stage_rows(self, stage: str, shelf: Shelf, keys: Sequence[bytes]) -> StageRows:
         if stage == PIXELS:
             return StageRows(shelf.rows(keys), Preprocess.of(self.backbone.preprocess).normalise)
@@ -251,6 +285,15 @@ class Bank:
             yield
         finally:
             self.seconds += time.perf_counter() - start
+
+
+def _keep(shelf: Shelf, views: Sequence[_View], rows: Tensor) -> None:
+    """Put on a shelf what it has not yet."""
+    lacking = shelf.missing(view.key for view in views)
+    chosen = [row for row, view in enumerate(views) if view.key in lacking]
+    if chosen:
+        keys, numbers = zip(*((views[row].key, views[row].number) for row in chosen), strict=True)
+        shelf.add(keys, numbers, rows[chosen])
 
 
 def _missing(shelves: dict[str, Shelf], views: Sequence[_View]) -> list[_View]:
@@ -267,7 +310,8 @@ def _device_name(device: torch.device) -> str:
     """The kind of processor, whose kernels decide the last bits."""
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)}"
-    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+    matrices = " AMX" if cpu_multiplies_bf16() else ""
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}{matrices}"
 
 
 @cache

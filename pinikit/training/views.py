@@ -13,8 +13,9 @@ from pinikit.data.shelf import Rows
 from pinikit.seeding import generator
 
 RESIDENT = {"cpu": 2**28, "cuda": 2**30}
-"""Bytes up to which views are kept on the device as one tensor a stage, by device type. Larger ones stay
-memory-mapped and are gathered batch by batch: on the processor that costs little more."""
+"""Bytes up to which views are kept on the device as one tensor a stage, as stored, by device type (other
+types as cpu). Larger ones stay memory-mapped and are gathered batch by batch: on the processor that costs
+little more."""
 
 
 def view_numbers(views: int, epochs: int) -> Sequence[int]:
@@ -28,7 +29,7 @@ def view_numbers(views: int, epochs: int) -> Sequence[int]:
 
 @dataclass(frozen=True)
 class StageRows:
-    """A stage's rows, view by view [K·N, ...], and how they become what a tower goes on from."""
+    """A stage's rows, view by view [K·N, ...], and how what a tower goes on from is made of them."""
 
     rows: Rows
     prepare: Callable[[Tensor], Tensor] = lambda rows: rows
@@ -54,16 +55,17 @@ class Views:
         dtype: torch.dtype = torch.float32,
         timed: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._stages, self.pictures = stages, pictures
+        self._stages, self.pictures = dict(stages), pictures
         self._device, self._dtype, self._timed = device, dtype, timed
         self.count = len(next(iter(stages.values())).rows) // pictures
         """K."""
         self._resident: dict[str, Tensor] = {}  # stage: [K·N, ...]
-        if sum(stage.rows.size for stage in stages.values()) <= RESIDENT[device.type]:
+        bound = RESIDENT.get(device.type, RESIDENT["cpu"])
+        self._prepare = {name: stage.prepare for name, stage in stages.items()}
+        if sum(stage.rows.size for stage in stages.values()) <= bound:
             everything = torch.arange(self.count * pictures)
-            self._resident = {
-                name: stage.prepare(stage.rows.take(everything)).to(device) for name, stage in stages.items()
-            }
+            self._resident = {name: self._send(stage.rows.take(everything)) for name, stage in stages.items()}
+            self._stages = {}  # nothing is read from files any more
 
     def gather(self, views: Tensor, pictures: Tensor) -> dict[str, Tensor]:
         """Tensors [B, ...] by stage of the views and pictures with these indices [B], 0 to K-1 and 0 to N-1.
@@ -73,7 +75,7 @@ class Views:
         index = views.to(pictures.device) * self.pictures + pictures
         if self._resident:
             index = index.to(self._device, non_blocking=True)  # does not wait for the steps before
-            return {name: self._wide(rows[index]) for name, rows in self._resident.items()}
+            return {name: self._ready(name, rows[index]) for name, rows in self._resident.items()}
         with self._timed():
             return self._gather_files(index.cpu())
 
@@ -81,7 +83,7 @@ class Views:
         """Tensors [B, ...] by stage: pictures ``first`` to ``last`` - 1, at most, in their first view."""
         last = min(last, self.pictures)
         if self._resident:
-            return {name: self._wide(rows[first:last]) for name, rows in self._resident.items()}
+            return {name: self._ready(name, rows[first:last]) for name, rows in self._resident.items()}
         with self._timed():
             return self._gather_files(torch.arange(first, last))
 
@@ -95,10 +97,14 @@ class Views:
         return torch.rand(self.pictures, self.count, generator=stream).argsort(1)[:, step]
 
     def _gather_files(self, index: Tensor) -> dict[str, Tensor]:
-        return {
-            name: self._wide(stage.prepare(stage.rows.take(index)).to(self._device, non_blocking=True))
-            for name, stage in self._stages.items()
-        }
+        sent = {name: self._send(stage.rows.take(index)) for name, stage in self._stages.items()}
+        return {name: self._ready(name, rows) for name, rows in sent.items()}
 
-    def _wide(self, rows: Tensor) -> Tensor:
-        return rows.to(self._dtype)
+    def _send(self, rows: Tensor) -> Tensor:
+        """To the device as stored; CUDA copies on its own only from pinned memory."""
+        if self._device.type == "cuda":
+            rows = rows.pin_memory()
+        return rows.to(self._device, non_blocking=True)
+
+    def _ready(self, name: str, rows: Tensor) -> Tensor:
+        return self._prepare[name](rows).to(self._dtype)

@@ -241,6 +241,63 @@ def test_killed_while_it_writes(
     assert notices == []
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_a_file_that_cannot_be_read_is_not_removed(
+    bank: ViewBank, notices: list[str], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    stored(bank, 1)
+    listed, new = fresh(bank), Shelf(RECIPE, "image_feature", bank)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.hashlib, "file_digest", refuse)
+        assert listed.missing([key(1)]) == {key(1)}
+        patch.setattr("safetensors.safe_open", refuse)
+        new.refresh()
+        assert new.missing([key(1)]) == {key(1)}
+        listed.refresh()
+        assert listed.missing([key(1)]) == {key(1)}
+    assert len(notices) == 2, "each says it once"
+    assert all("cannot be read" in notice for notice in notices)
+    assert bank.verify() == []
+    assert torch.equal(read(fresh(bank), 1), values(1))
+
+
+def test_a_damaged_file_that_cannot_be_removed(
+    bank: ViewBank, notices: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a shared folder that is read-only."""
+    stored(bank, 1)
+    flip(bank.files()[0], -ROW_BYTES)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    shelf = fresh(bank)
+    for _ in range(2):
+        assert shelf.missing([key(1)]) == {key(1)}
+        shelf.refresh()
+    assert len(notices) == 1
+
+
+def test_rows_that_were_let_go_are_read_again_unless_removed(bank: ViewBank) -> None:
+    shelf = stored(bank, 1)
+    stored(bank, 2)
+    shelf.refresh()
+    rows = shelf.rows([key(1)]) if not shelf.missing([key(1), key(2)]) else None
+    shelf.release()
+    assert bank.prune(size=0).in_use == 1, "somebody may ask for rows of the first"
+    assert shelf.missing([key(1), key(2)]) == {key(2)}
+    assert rows is not None
+    assert torch.equal(rows.take(torch.tensor([0])), values(1))
+    del rows
+    shelf.release()
+    assert torch.equal(read(shelf, 1), values(1))
+
+
 # --- no room ------------------------------------------------------------------------------------------
 
 
@@ -294,7 +351,10 @@ def test_a_full_file_system(tmp_path: Path, notices: list[str]) -> None:
             assert torch.equal(read(shelf, 40 * number + 7), values(40 * number + 7))
         assert 3 <= len(bank.files()) <= 6
         assert bank.verify() == []
-        assert notices == ["the view bank takes no more rows, which stay in memory: the disk is full"]
+        assert notices == [
+            "the view bank takes no more rows, which stay in memory: "
+            "the disk is full but for 13.1 KB that are left for results"
+        ]
         assert not [*small.rglob(".*.tmp")]
     finally:
         held.clear()
@@ -371,6 +431,8 @@ def test_a_file_larger_than_the_bound_removes_nothing(bank: ViewBank, notices: l
     stored(bank, *range(100, 200))
     assert bank.files() == sorted(paths)
     assert len(notices) == 1
+    assert "these rows take 1" in notices[0]
+    assert "in use" not in notices[0]
 
 
 # --- prune and list -----------------------------------------------------------------------------------
@@ -447,6 +509,25 @@ def test_nobody_waits_for_ever(bank: ViewBank, monkeypatch: pytest.MonkeyPatch) 
     with bank.turn(RECIPE), ViewBank(bank.folder, bank.limit).turn(RECIPE):
         entered.append(True)
     assert entered
+
+
+def test_who_waits_long_says_so(bank: ViewBank, notices: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view_bank, "PATIENCE", 2.5)
+    monkeypatch.setattr(view_bank, "NOTE_AFTER", 0.0)
+    with bank.turn(RECIPE), ViewBank(bank.folder, bank.limit, notices.append).turn(RECIPE):
+        (notice,) = notices
+    assert "waiting" in notice
+
+
+def test_a_turn_ends_when_a_write_is_refused(bank: ViewBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    with bank.turn(RECIPE):
+        stored(bank, 1)
+        with pytest.raises(TimeoutError):
+            FileLock(bank.folder / RECIPE.key / "turn.lock").acquire(timeout=0.1)
+        bank.limit = 10
+        stored(bank, 2)
+        with FileLock(bank.folder / RECIPE.key / "turn.lock").acquire(timeout=0.1):
+            pass
 
 
 @needs_fork

@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 SERVER = '''
@@ -40,6 +41,7 @@ def die_at_write(number):
 
 def command(task):
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(task["environment"])
     for stream, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(task[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     if task["die_at_write"]:
@@ -100,6 +102,7 @@ class Shell:
         meanwhile: Callable[[int], Any] = lambda pid: None,
         die_at_write: int = 0,
         file_limit: int = 0,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> Ended:
         """Run a command to its end.
 
@@ -108,12 +111,14 @@ class Shell:
             meanwhile: called with the process's id while it runs.
             die_at_write: the number of the file in whose middle the process dies.
             file_limit: largest size of a file in bytes.
+            environment: further variables for this command.
         """
         files = {name: self._folder / name for name in ("out", "err")}
         task = {
             "words": list(map(str, words)),
             "die_at_write": die_at_write,
             "file_limit": file_limit,
+            "environment": dict(environment),
             **{name: str(path) for name, path in files.items()},
         }
         assert self._server.stdin

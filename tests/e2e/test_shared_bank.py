@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import STUDY, bits, call, read, write_study
+from commands import STUDY, bits, draw_pictures, read, write_study
 from processes import Ended, Shell, shell
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -33,20 +33,23 @@ def forked(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sh
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_study(tmp_path_factory.mktemp("study"), STUDY.replace("views: 1", "views: 2"))
+    """Of few pictures, as their number is no matter here."""
+    folder = tmp_path_factory.mktemp("study")
+    root = draw_pictures(folder / "pictures", {"blue_sky": (0, 0, 190), "red": (190, 0, 0)}, count=10)
+    text = STUDY.replace("views: 1", "views: 2").replace("[mean, sample, mc-2]", "[sample]")
+    return write_study(folder, text.replace("name: digits", f"name: image_folder, root: {root}"))
 
 
 @pytest.fixture(scope="module")
-def reference(study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Any, Any], int]:
+def reference(
+    study: Path, cache: Path, forked: Shell, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[Any, Any], int]:
     """Results without any view bank on disk, and how many pictures had to be encoded."""
     folder = tmp_path_factory.mktemp("reference")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PINIKIT_CACHE", str(folder / "cache"))
-        patch.setenv("PINIKIT_CACHE_SIZE", "0")
-        done = call("run", study, *WORDS, "--runs", folder / "runs")
-    assert done.exit_code == 0, done.output
-    assert not (folder / "cache" / "views").exists()
-    return bits(read(folder / "runs")), encoded(folder / "runs")
+    ended = forked("run", study, *WORDS, "--runs", folder, environment={"PINIKIT_CACHE_SIZE": "0"})
+    assert ended.code == 0, ended.stderr
+    assert not (cache / "views").exists()
+    return bits(read(folder)), encoded(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -397,8 +397,80 @@ def test_a_picture_crosses_the_tower_once_for_all_stages_that_are_expected(
     disk: ViewBank, stored: bool
 ) -> None:
     bank = on_disk(disk if stored else None)
-    bank.expected = frozenset(ALL)
+    bank.expect(ALL, bank.dataset.catalogue().train, (1, 2))
     first = loaded(bank, stages={"image_feature"})
     assert same(loaded(bank), loaded(on_disk(None)))
     assert first.keys() == {"image_feature"}
     assert bank.images_encoded == 24
+
+
+def test_nothing_is_stored_that_no_request_reads(disk: ViewBank) -> None:
+    """Other stages of other views and of other pictures are expected, too."""
+    bank = on_disk(disk)
+    items = bank.dataset.catalogue().train
+    bank.expect({"image_feature"}, items, (1, 2))
+    bank.expect({"patch_embedding"}, items[:5], (1,))
+    bank.expect({"pixels"}, items, (0,))
+    loaded(bank, stages={"image_feature"})
+    assert {holding.stage: (holding.pictures, holding.views) for holding in disk.holdings()} == {
+        "image_feature": (12, 2),
+        "patch_embedding": (5, 1),
+    }
+    bank.views({"patch_embedding"}, items[:5], (1,))
+    assert bank.images_encoded == 24
+
+
+def test_equal_requests_share_their_views(disk: ViewBank) -> None:
+    bank = on_disk(disk)
+    items = bank.dataset.catalogue().train
+    one = bank.views(ALL, items, (1, 2))
+    assert bank.views(ALL, items, (1, 2)) is one
+    assert (bank.images_encoded, bank.rows_cached) == (24, 24)
+    assert bank.views({"pixels"}, items, (1, 2)) is not one
+    assert bank.views(ALL, items[::-1], (1, 2)) is not one
+    assert bank.views(ALL, items, (1,)) is not one
+
+
+@pytest.mark.parametrize("resident", [2**30, 0])
+def test_what_no_views_use_can_be_removed(
+    disk: ViewBank, monkeypatch: pytest.MonkeyPatch, resident: int
+) -> None:
+    monkeypatch.setattr("pinikit.training.views.RESIDENT", {"cpu": resident})
+    bank = on_disk(disk)
+    items = bank.dataset.catalogue().train
+    held = bank.views({"image_feature"}, items, (1,))
+    expected = held.rows(0, 12)
+    bank.views({"pixels"}, items, (1,))
+    bank.release()
+    other = ViewBank(disk.folder, disk.limit)
+    assert other.prune(size=0).in_use == (0 if resident else 1), "what is resident needs no file"
+    assert same(held.rows(0, 12), expected)
+    del held
+    bank.release()
+    other.prune(size=0)
+    assert disk.files() == []
+    assert same(bank.get({"image_feature"}, items, 1), expected), "computed again"
+
+
+def test_rows_without_a_file_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = on_disk(None)
+    items = bank.dataset.catalogue().train
+    for view in range(3):
+        bank.get(ALL, items, view)
+    bank.release()
+    bank.get(ALL, items, 1)
+    assert bank.images_encoded == 36, "few stay"
+    monkeypatch.setattr("pinikit.training.bank.UNWRITTEN", 0)
+    bank.release()
+    bank.get(ALL, items, 1)
+    assert bank.images_encoded == 48
+
+
+def test_the_processor_s_matrix_units_are_part_of_the_key(
+    disk: ViewBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = set()
+    for present in (False, True):
+        monkeypatch.setattr("pinikit.training.bank.cpu_multiplies_bf16", lambda present=present: present)
+        keys |= {need.shelf for need in on_disk(disk).need({"pixels"}, Squares().catalogue().train, [0], 1)}
+    assert len(keys) == 2

@@ -122,3 +122,37 @@ def test_what_is_read_from_files_counts_as_time_of_the_bank(
     before = bank.seconds
     views.rows(0, 3)
     assert bank.seconds > before
+
+
+def test_pixels_are_kept_with_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = bank_of()
+    items = bank.dataset.catalogue().train
+    views = bank.views({"pixels"}, items)
+    (kept,) = views._resident.values()
+    assert kept.dtype == torch.uint8
+    resident = views.rows(0, 5)["pixels"]
+    assert resident.dtype == torch.float32
+    monkeypatch.setattr(module, "RESIDENT", {"cpu": 0})
+    mapped = bank_of().views({"pixels"}, items)
+    assert not mapped._resident
+    assert torch.equal(mapped.rows(0, 5)["pixels"], resident)
+
+
+def test_any_other_device_keeps_what_the_processor_keeps() -> None:
+    shelf = shelf_of()
+    shelf.add([key(0)], [0], torch.ones(1, 3))
+    shelf.flush()
+    stages = {"x": StageRows(shelf.rows([key(0)]))}
+    assert Views(stages, 1, device=torch.device("meta")).rows(0, 1)["x"].is_meta
+
+
+def test_cuda_is_sent_rows_from_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As stored; a device that is not there stands for one that is."""
+    sent = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda rows: sent.append(rows.dtype) or rows)
+    monkeypatch.setattr(torch.Tensor, "to", lambda rows, *_, **__: rows)
+    shelf = shelf_of()
+    shelf.add([key(0)], [0], torch.ones(1, 3, dtype=torch.uint8))
+    shelf.flush()
+    Views({"x": StageRows(shelf.rows([key(0)]))}, 1, device=torch.device("cuda"))
+    assert sent == [torch.uint8]
