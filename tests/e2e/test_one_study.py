@@ -89,7 +89,7 @@ def test_results_have_metrics_and_costs(ran: Any) -> None:
         assert costs["images_encoded"] + costs["rows_cached"] > 0
         crosses = "text tower" in costs["cost_class"]
         assert (costs["text_flops_per_second"] is not None) == crosses
-        assert costs["tokens_train"] + costs["tokens_evaluate"] > 0
+        assert (costs["tokens_train"] > 0) >= crosses, "clean text features were computed by another arm"
         assert not crosses or 0 < costs["matmul_share"] < 2
     assert sum(content["costs"]["seconds_load"] > 0 for content in ran.results.values()) >= 1
     assert ran.results["zero_shot", 1]["metrics"]["test"] == ran.results["zero_shot", 2]["metrics"]["test"]

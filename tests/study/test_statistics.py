@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from types import SimpleNamespace
@@ -33,10 +34,13 @@ def row(accuracy: float, **changes: Any) -> dict[str, Any]:
     return {"accuracy": accuracy, **plain, "noise_ratio": {}, **changes}
 
 
+NUMBERS = itertools.count()
+
+
 def result(modes: dict[str, Any] | float | None, **costs: Any) -> StoredResult:
     """Finished with these test metrics by mode (a number: accuracy at the mean), or failed (None)."""
     if modes is None:
-        return StoredResult("r", {"status": "failed", "error": "it broke"})
+        return StoredResult(f"r{next(NUMBERS)}", {"status": "failed", "error": "it broke"})
     test = {"mean": row(modes)} if isinstance(modes, float) else modes
     plain = {
         "seconds_total": 2.0,
@@ -45,7 +49,9 @@ def result(modes: dict[str, Any] | float | None, **costs: Any) -> StoredResult:
         "images_per_second": 50.0,
     }
     content = {"status": "finished", "metrics": {"test": test, "val": None}}
-    return StoredResult("r", {**content, "costs": {**plain, "cost_class": "text tower", **costs}})
+    return StoredResult(
+        f"r{next(NUMBERS)}", {**content, "costs": {**plain, "cost_class": "text tower", **costs}}
+    )
 
 
 def study(arms: dict[str, list[Any]], baseline: str | None = None) -> tuple[Any, dict[Any, StoredResult]]:
@@ -196,6 +202,8 @@ def test_shared_costs_are_sums_over_finished_runs() -> None:
     ]
     _, results = study({"arm": runs})
     assert shared_costs(results) == SharedCosts(2.0, 3.5, 12.0, 8.0)
+    same_run = {**results, ("another name", 1): results["arm", 1]}
+    assert shared_costs(same_run) == SharedCosts(2.0, 3.5, 12.0, 8.0)
     assert shared_costs({}) == SharedCosts(0.0, 0.0, 0.0, 0.0)
 
 
