@@ -93,7 +93,7 @@ def test_an_arm_in_a_group_equals_the_arm_alone(backbone: Backbone, site: str, s
         assert arm.run.images == alone.run.images == 48
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
 def test_every_arm_has_an_optimiser_of_its_own(backbone: Backbone, name: str) -> None:
     """Also those that look at whole tensors."""
     if backbone.logit_scale.dtype != torch.float64:
