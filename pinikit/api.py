@@ -324,7 +324,7 @@ def _write_index(result: StudyResult) -> None:
         "file": study.file.name,
         "baseline": study.baseline,
         "seeds": study.seeds,
-        "arms": study.arms,
+        "arms": {name: arm.config for name, arm in study.arms.items()},
         "runs": {arm: {run.seed: run.id for run in study.runs if run.arm == arm} for arm in study.arms},
     }
     write_json(result.folder / "study.json", index)

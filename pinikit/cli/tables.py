@@ -95,8 +95,9 @@ def print_plan(console: Console, plan: Plan) -> None:
     study = plan.study
     settings = ArmSettings(study)
     changes = {arm: change_text(settings.changes(arm)) or "nothing" for arm in study.arms}
-    if study.baseline is not None:
-        changes[study.baseline] = f"baseline; {changes[study.baseline]}"
+    for arm in study.arms.values():
+        if arm.name == arm.baseline:
+            changes[arm.name] = f"baseline; {changes[arm.name]}"
     if console.width < NARROW:
         for arm, text in changes.items():
             console.print(Text.assemble((arm, "bold"), f": {text}"))

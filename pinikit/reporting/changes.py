@@ -37,19 +37,19 @@ class ArmSettings:
     """The settings of a study's arms, parted into those that arms share and those that make them differ."""
 
     def __init__(self, study: Study) -> None:
-        self._baseline = study.baseline
+        self._baselines = {name: arm.baseline for name, arm in study.arms.items()}
         checker = Checker(registry())
-        self._arms = {arm: dict(_settings(config, checker)) for arm, config in study.arms.items()}
-        self._methods = {arm: str(config["method"]["name"]) for arm, config in study.arms.items()}
+        self._arms = {name: dict(_settings(arm.config, checker)) for name, arm in study.arms.items()}
+        self._methods = {name: str(arm.config["method"]["name"]) for name, arm in study.arms.items()}
 
     def changes(self, arm: str) -> dict[str, str]:
         """Where an arm differs from the baseline; for the baseline or without one, from what arms share."""
-        own = self._arms[arm]
-        reference = self._arms.get(self._baseline or "", {}) if arm != self._baseline else {}
+        own, baseline = self._arms[arm], self._baselines[arm]
+        reference = self._arms.get(baseline or "", {}) if arm != baseline else {}
         changed = {key: item.text for key, item in own.items() if self._tells(key, item, arm, reference)}
-        if arm == self._baseline:
+        if arm == baseline:
             changed = {"method": self._methods[arm], **changed}
-        elif self._methods[arm] == self._methods.get(self._baseline or ""):
+        elif self._methods[arm] == self._methods.get(baseline or ""):
             gone = {key: "none" for key, item in reference.items() if key not in own and not item.default}
             changed |= gone
         return changed

@@ -195,7 +195,7 @@ def _arms(result: StudyResult) -> str:
     against = f"the baseline `{study.baseline}`" if study.baseline else "what all arms share"
     lines = [f"What each arm changes against {against}; keys are relative to `run`.", ""]
     for arm in study.arms:
-        mark = " (baseline)" if arm == study.baseline else ""
+        mark = " (baseline)" if arm == study.arms[arm].baseline else ""
         lines += [f"- `{arm}`{mark}: {_keys(settings.changes(arm))}"]
     shared = [f"- {_code(key)}: {_code(text)}" for key, text in settings.shared.items()]
     return "\n".join([*lines, "", "Shared settings:", "", *shared])
@@ -267,12 +267,11 @@ def _caveats(result: StudyResult, summaries: Sequence[ArmSummary]) -> Iterator[s
 def _on_other_data(result: StudyResult) -> list[str]:
     study = result.study
     manifests = {(run.arm, run.seed): run.manifest.hash for run in study.runs}
-    if study.baseline is None:
-        return []
     return [
-        arm
-        for arm in study.arms
-        if any(manifests.get((arm, seed)) != manifests.get((study.baseline, seed)) for seed in study.seeds)
+        name
+        for name, arm in study.arms.items()
+        if arm.baseline is not None
+        and any(manifests.get((name, seed)) != manifests.get((arm.baseline, seed)) for seed in study.seeds)
     ]
 
 

@@ -223,9 +223,9 @@ def _summary(study: Study, results: Results, arm: str) -> ArmSummary:
 
 
 def _difference(study: Study, results: Results, arm: str) -> dict[str, Any]:
-    pairs = {}
-    if study.baseline is not None and arm != study.baseline:
-        pairs = paired_differences(results, arm, study.baseline)
+    pairs, baseline = {}, study.arms[arm].baseline
+    if baseline is not None and arm != baseline:
+        pairs = paired_differences(results, arm, baseline)
     change = estimate(pairs.values())
     return {
         "difference": change.mean,

@@ -51,6 +51,22 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Arm:
+    """A named configuration of a study, without the seed."""
+
+    name: str
+    """Unique in the study."""
+    config: Mapping[str, Any] = field(repr=False)
+    """Its complete run configuration."""
+    series: str
+    """Its name without the values of the study's axes: arms of one series differ in their setting alone."""
+    setting: Mapping[str, str]
+    """The axes' values as text, by axis; empty in a study without axes."""
+    baseline: str | None
+    """The arm that it is compared with: the study's baseline at the same setting."""
+
+
+@dataclass(frozen=True)
 class Study:
     """A study's arms and their runs, in the study's order."""
 
@@ -58,8 +74,8 @@ class Study:
     question: str
     file: Path
     baseline: str | None
-    arms: Mapping[str, Mapping[str, Any]]
-    """Each arm's run configuration without a seed."""
+    """The series that the others are compared with."""
+    arms: Mapping[str, Arm]
     seeds: tuple[int, ...]
     runs: tuple[Run, ...]
 
@@ -98,9 +114,9 @@ def resolve_study(
             runs += [resolver.run(arm, arm_config, seed) for seed in config.seeds]
         except PinikitError as error:
             raise type(error)(f"{path}: arm {arm!r}: {error}") from error
-    return Study(
-        config.name, config.question, path, config.design.baseline, chosen, tuple(config.seeds), tuple(runs)
-    )
+    baseline = config.design.baseline
+    named = {name: Arm(name, arm_config, name, {}, baseline) for name, arm_config in chosen.items()}
+    return Study(config.name, config.question, path, baseline, named, tuple(config.seeds), tuple(runs))
 
 
 def _check_study(config: StudyConfig, arms: Mapping[str, Any], path: Path) -> None:

@@ -14,7 +14,7 @@ from pinikit.data.catalogue import Item
 from pinikit.data.manifest import SplitManifest
 from pinikit.plugin import registry
 from pinikit.study.store import StoredResult
-from pinikit.study.study import Run, Study
+from pinikit.study.study import Arm, Run, Study
 
 STUDY = """
 name: sites
@@ -59,7 +59,9 @@ def make_study(folder: Path, text: str = STUDY, overrides: Sequence[str] | Mappi
     path.write_text(text, encoding="utf-8")
     config, arms = load_study(path, overrides, Checker(registry()))
     runs = tuple(_run(arm, arms[arm], seed) for arm in arms for seed in config.seeds)
-    return Study(config.name, config.question, path, config.design.baseline, arms, tuple(config.seeds), runs)
+    baseline = config.design.baseline
+    named = {name: Arm(name, arms[name], name, {}, baseline) for name in arms}
+    return Study(config.name, config.question, path, baseline, named, tuple(config.seeds), runs)
 
 
 def _run(arm: str, config: Mapping[str, Any], seed: int) -> Run:

@@ -27,6 +27,7 @@ from pinikit.study.statistics import (
     summarise,
 )
 from pinikit.study.store import StoredResult
+from pinikit.study.study import Arm
 
 
 def row(accuracy: float, **changes: Any) -> dict[str, Any]:
@@ -62,7 +63,8 @@ def study(arms: dict[str, list[Any]], baseline: str | None = None) -> tuple[Any,
         for seed, value in enumerate(values, 1)
     }
     runs = tuple(SimpleNamespace(arm=arm, seed=seed, id=f"{arm}{seed}") for arm, seed in results)
-    return SimpleNamespace(name="s", arms=dict.fromkeys(arms), baseline=baseline, runs=runs), results
+    named = {name: Arm(name, {}, name, {}, baseline) for name in arms}
+    return SimpleNamespace(name="s", arms=named, baseline=baseline, runs=runs), results
 
 
 @settings(deadline=None)
