@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "pinikit.api": ("run_study", "plan_study", "load_predictor", "predict", "StudyResult"),
+    "pinikit.api": ("run_study", "plan_study", "load_predictor", "predict", "report", "StudyResult"),
     "pinikit.components.contracts": ("Noise", "Injector", "Site", "Combine", "Loss", "Method", "Predictor"),
     "pinikit.data.catalogue": ("DataSet",),
     "pinikit.errors": ("PinikitError",),
@@ -40,6 +40,7 @@ __all__ = [
     "load_predictor",
     "plan_study",
     "predict",
+    "report",
     "run_study",
 ]
 

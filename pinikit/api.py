@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pinikit.data.files import write_json
-from pinikit.data.view_bank import user_bank
-from pinikit.errors import ConfigError, PinikitError
+from pinikit.errors import ConfigError
 from pinikit.plugin import plugins
-from pinikit.study.groups import group_runs, largest_group, related_runs
+from pinikit.study.checks import check_runs, reasons, recall_dropped
+from pinikit.study.choice import Choice, choose
+from pinikit.study.collecting import collecting_later
+from pinikit.study.executors import Job, Limits, Planned
+from pinikit.study.executors.in_process import InProcess
+from pinikit.study.executors.processes import Processes, threads_of_worker
+from pinikit.study.executors.signals import stopping
+from pinikit.study.executors.trainer import StudyTrainer, Work
+from pinikit.study.groups import group_runs, largest_group
+from pinikit.study.index import write_index
+from pinikit.study.results import sweep_locks, tidy_replaced, writing_study
+from pinikit.study.resume import StopRequest, tidy_checkpoints
 from pinikit.study.store import Store, StoredResult
 from pinikit.study.study import Run, Study, resolve_study
 
@@ -21,8 +31,13 @@ if TYPE_CHECKING:
 
     from pinikit.components.contracts import Footprint
     from pinikit.study.bank_plan import BankPlan
+    from pinikit.study.expectations import Verdict
     from pinikit.study.predictor import LoadedPredictor
-    from pinikit.study.run import Workshop
+    from pinikit.study.run import Steps
+    from pinikit.study.statistics import ArmSummary
+
+
+STOPPING = "stopping after the epoch under way; Ctrl-C again stops at once"
 
 
 class Reporter:
@@ -34,8 +49,13 @@ class Reporter:
     def message(self, text: str) -> None:
         """A note worth a line."""
 
-    def group_started(self, runs: Sequence[Run], index: int, total: int) -> None:
-        """Runs that are trained together begin; the first of them is run ``index`` (from 1) of ``total``."""
+    def group_started(self, runs: Sequence[Run], index: int, total: int) -> Steps:
+        """Runs that are trained together begin; the first of them is run ``index`` (from 1) of ``total``.
+
+        Returns:
+            What is told how far they are: this reporter, unless several groups are to be told apart.
+        """
+        return self
 
     def encoding(self, done: int, total: int) -> None:
         """Pictures that went through the frozen tower."""
@@ -82,13 +102,33 @@ class StudyResult:
         """The runs that failed, in the study's order."""
         return [result for result in self.results.values() if not result.finished]
 
+    @property
+    def not_run(self) -> list[Run]:
+        """The runs that were left out (``fail_fast``, ``rerun="failed"``), in the study's order."""
+        return [run for run in self.study.runs if (run.arm, run.seed) not in self.results]
+
+    @cached_property
+    def summaries(self) -> list[ArmSummary]:
+        """One row per arm, in the study's order."""
+        from pinikit.study.statistics import arm_summaries
+
+        return arm_summaries(self.study, self.results)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The published numbers that the study expects, each beside its arm's result."""
+        from pinikit.study.expectations import verdicts
+
+        return verdicts(self.study, self.results)
+
     def table(self) -> pd.DataFrame:
-        """One row per arm: accuracy with its interval, paired difference to the baseline, costs."""
-        from pinikit.study.statistics import summarise
+        """:attr:`summaries` as a table: accuracies with intervals, differences to the baseline, costs."""
+        from pinikit.study.statistics import as_table
 
-        return summarise(self.study, self.results)
+        return as_table(self.summaries)
 
 
+@collecting_later()
 def plan_study(
     source: str | Path,
     overrides: Sequence[str] | Mapping[str, Any] = (),
@@ -107,10 +147,11 @@ def plan_study(
 
     study = resolve_study(source, overrides, arms)
     workshop = Workshop()
-    footprints = _check(study, list(study.runs), workshop)
+    checked = check_runs(study, study.runs, workshop)
+    study, footprints = study.without(checked.dropped), checked.footprints
     groups = tuple(group_runs(study.runs, footprints, fuse))
     store = Store(runs)
-    finished = frozenset(run.id for run in study.runs if _stored(store, run.id))
+    finished = frozenset(run.id for run in study.runs if (done := store.load(run.id)) and done.finished)
     todo = [run for group in groups if any(run.id not in finished for run in group) for run in group]
     bank = plan_bank(todo, footprints, workshop)
     return Plan(study, footprints, finished, groups, bank, (*study.notes, *workshop.messages()))
@@ -123,6 +164,12 @@ def run_study(
     arms: str | None = None,
     runs: str | Path = "runs",
     fuse: str = "auto",
+    jobs: int = 1,
+    retries: int = 1,
+    time_limit: float | None = None,
+    fail_fast: bool = False,
+    rerun: str | None = None,
+    check: bool = False,
     reporter: Reporter | None = None,
 ) -> StudyResult:
     """Run what is not finished yet of a study, and write its tables, figure and report.
@@ -133,37 +180,101 @@ def run_study(
         arms: comma-separated shell patterns of arms to take; the baseline is always taken.
         runs: the folder of the result store.
         fuse: how many runs are trained as one computation: ``auto``, ``off`` or the most that may be.
+        jobs: how many groups of runs are trained at a time. 1 trains in this process, more in as many
+            worker processes, which take turns with the GPUs; a script then needs
+            ``if __name__ == "__main__":`` around the call. What runs give does not depend on it, as long as
+            they have as many threads (``run.threads``; by default the workers share the processor's).
+        retries: further tries of runs whose process crashed, lacked memory or took too long. A run that
+            fails by itself, as its loss is no longer finite, is not tried again in the same call.
+        time_limit: seconds that a try may take for each run, loading and encoding included. Runs that are
+            trained together have the sum. It implies a worker process.
+        fail_fast: after the first failed run nothing new starts.
+        rerun: which runs are trained though they have a result: ``all``, or patterns of arms, besides what
+            is not finished; ``failed`` takes only what failed, and nothing new. The old result stays until
+            the new one is whole.
+        check: refuse, before anything is trained, a study that expects nothing of the arms that were taken.
+            What it expects is in the result's ``verdicts``.
         reporter: how progress is shown.
 
     Raises:
         ConfigError, DataError, WeightsError: before anything is trained, or when the disk or a picture
             fails on the way. A run that fails by itself is in the result instead.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM. While runs are trained, the first one lets the epoch
+            under way end and keeps how far they are, the second one stops at once.
     """
     from pinikit.reporting import write_report
 
     largest_group(fuse)
+    limits = _limits(retries, time_limit, fail_fast)
+    if jobs < 1:
+        raise ConfigError(f"--jobs: found {jobs}; allowed: 1 or more")
     reporter = reporter or Reporter()
     study = resolve_study(source, overrides, arms)
+    if check and not any(study.expect.get(arm) for arm in study.arms):
+        raise ConfigError(f"--check: {study.file} expects nothing of these arms; allowed with 'expect:'")
     store = Store(runs)
     store.prepare()
-    results = _finished(study, store, reporter)
-    todo = [run for run in study.runs if (run.arm, run.seed) not in results]
-    plugins().notify(
-        "pinikit_study_started", study=study.name, folder=store.study_folder(study.name), runs=len(todo)
-    )
-    for note in study.notes:
+    tidy_replaced(store)
+    tidy_checkpoints(store)
+    if rerun is None:
+        study = recall_dropped(study, store)
+    choice = choose(study, store, rerun)
+    for note in (*choice.damaged, *study.notes):
         reporter.message(note)
-    if todo:
-        results |= _train(study, todo, fuse, store, reporter)
+    folder, count = store.study_folder(study.name), len(choice.todo)
+    plugins().notify("pinikit_study_started", study=study.name, folder=folder, runs=count)
+    results = dict(choice.kept)
+    if choice.todo:
+        study, trained = _train(study, choice, fuse, jobs, limits, store, reporter)
+        results |= trained
     else:
         reporter.study_started(study, 0, len(results))
-    ordered = {(run.arm, run.seed): results[run.arm, run.seed] for run in study.runs}
-    result = StudyResult(study, ordered, store.study_folder(study.name))
-    _write_index(result)
-    write_report(result)
+    ordered = {key: results[key] for run in study.runs if (key := (run.arm, run.seed)) in results}
+    result = StudyResult(study, ordered, folder)
+    with writing_study(store, study.name):
+        write_index(study, store)
+        write_report(result)
+    tidy_replaced(store)
+    sweep_locks(store, [run.id for run in study.runs])
+    tidy_checkpoints(store)
     plugins().notify("pinikit_report", study=study.name, folder=result.folder)
     reporter.study_finished()
     return result
+
+
+def report(
+    studies: Sequence[str | Path], *, runs: str | Path = "runs", output: str | Path | None = None
+) -> list[Path]:
+    """Write reports of what is finished in the result store; nothing is trained.
+
+    Args:
+        studies: names or folders of studies in the store, study files, or names of shipped studies.
+        runs: the folder of the result store.
+        output: where the page goes. Else it lies in the study's folder, beside its other files; several
+            studies side by side are written to ``report.html`` here.
+
+    Returns:
+        The pages.
+
+    Raises:
+        ConfigError: there is no such study, or it has no result yet.
+        DataError: what the store knows of it is damaged.
+    """
+    from pinikit.reporting import PAGE, write_page, write_report
+    from pinikit.study.saved import stored_study
+
+    store = Store(runs)
+    results = []
+    for source in studies:
+        study, found = stored_study(store, source)
+        results.append(StudyResult(study, found, store.study_folder(study.name)))
+    if output is None and len(results) == 1:
+        with writing_study(store, results[0].study.name):
+            write_report(results[0])
+        return [results[0].folder / PAGE]
+    path = Path(output or PAGE)
+    write_page(results, path)
+    return [path]
 
 
 def load_predictor(path: str | Path, device: str = "auto") -> LoadedPredictor:
@@ -198,133 +309,92 @@ def find_run(run: str | Path, runs: str | Path = "runs") -> Path:
     """
     if Path(run).is_dir():
         return Path(run)
-    folder = Path(runs) / "by-id"
-    found = sorted(path for path in folder.glob(f"{run}*") if path.is_dir()) if str(run).isalnum() else []
-    if len(found) != 1:
-        what = "no run begins so" if not found else f"{len(found)} runs begin so"
-        raise ConfigError(f"run {str(run)!r}: {what} in {folder}; allowed: a run's folder, or its identity")
-    return found[0]
+    store = Store(runs)
+    return store.run_folder(store.find(str(run)))
 
 
-def _stored(store: Store, run_id: str) -> StoredResult | None:
-    """A finished result; failed ones are tried again."""
-    result = store.load(run_id)
-    return result if result is not None and result.finished else None
-
-
-def _finished(study: Study, store: Store, reporter: Reporter) -> dict[tuple[str, int], StoredResult]:
-    found = {}
-    for run in study.runs:
-        if damage := store.damage(run.id):
-            reporter.message(
-                f"run {run.id} (arm {run.arm}, seed {run.seed}) is damaged and will be run again: {damage}"
-            )
-        elif (result := _stored(store, run.id)) is not None:
-            found[run.arm, run.seed] = result
-    return found
-
-
-def _check(study: Study, runs: list[Run], workshop: Workshop) -> dict[str, Footprint]:
-    """Validate the arms of ``runs``; all that is wrong is said at once."""
-    from pinikit.study.run import check_run
-
-    wrong: list[PinikitError] = []
-    lines: list[str] = []
-    footprints: dict[str, Footprint] = {}
-    for run in {(run.arm, run.manifest.hash): run for run in runs}.values():
-        try:
-            run.dataset.check(run.manifest.items)
-            if run.arm not in footprints:
-                footprints[run.arm] = check_run(run, workshop)
-        except PinikitError as error:
-            wrong.append(error)
-            lines.append(f"{study.file}: arm {run.arm!r}: {error}")
-    if wrong:
-        raise type(wrong[0])("\n".join(dict.fromkeys(lines)))
-    return footprints
+def _limits(retries: int, time_limit: float | None, fail_fast: bool) -> Limits:
+    if retries < 0:
+        raise ConfigError(f"--retries: found {retries}; allowed: 0 or more")
+    if time_limit is not None and not 0 < time_limit < float("inf"):
+        raise ConfigError(f"--time-limit: found {time_limit:g} seconds; allowed: more than 0")
+    return Limits(retries, time_limit, fail_fast)
 
 
 def _train(
-    study: Study, todo: list[Run], fuse: str, store: Store, reporter: Reporter
-) -> dict[tuple[str, int], StoredResult]:
-    from pinikit.study.bank_plan import expect
-    from pinikit.study.run import Workshop
-
-    workshop = Workshop(disk=user_bank(reporter.message))
-    related = related_runs(study.runs, todo)
-    footprints = _check(study, related, workshop)
-    for message in workshop.messages():
-        reporter.message(message)
-    wanted: dict[str, Run] = {}
-    for run in todo:
-        wanted.setdefault(run.id, run)
-    groups = group_runs(related, footprints, fuse)
-    expect(todo, footprints, workshop)
-    reporter.study_started(study, len(wanted), len(study.runs) - len(todo))
-    stored: dict[str, StoredResult] = {}
-    for group in groups:
-        members = {run.id for run in group}
-        unfinished = [run for run in wanted.values() if run.id in members]
-        if unfinished:
-            reporter.group_started(unfinished, len(stored) + 1, len(wanted))
-            _tell_repeated(reporter, group, unfinished)
-            stored |= _train_group(study, group, unfinished, footprints, store, workshop, reporter)
-            for bank in workshop.banks.values():
-                bank.release()
-    return {(run.arm, run.seed): stored[run.id] for run in todo}
+    study: Study, choice: Choice, fuse: str, jobs: int, limits: Limits, store: Store, reporter: Reporter
+) -> tuple[Study, dict[tuple[str, int], StoredResult]]:
+    """The study as far as it is possible, and results of the runs to do; runs left out have none."""
+    work = Work(study, frozenset(run.id for run in choice.todo), fuse, store)
+    stop = StopRequest()
+    watch = _Watch(reporter, len(work.todo))
+    with closing(_executor(work, jobs, limits, watch, stop)) as executor:
+        planned = executor.plan()
+        study = study.without(planned.dropped)
+        with writing_study(store, study.name):
+            write_index(study, store)  # now that it is known to be sound
+        for message in (*planned.messages, *reasons(planned.dropped)):
+            reporter.message(message)
+        todo = [run for run in choice.todo if run.arm not in planned.dropped]
+        watch.total = len({run.id for run in todo})
+        reporter.study_started(study, watch.total, len(study.runs) - len(todo))
+        stored: dict[str, StoredResult] = {}
+        with stopping(stop, lambda: reporter.message(STOPPING)):
+            for results in executor.map(_jobs(planned, work, choice, reporter)):
+                stored |= results
+                for key, result in results.items():
+                    watch.finished(work.runs[key], result)
+    return study, {(run.arm, run.seed): stored[run.id] for run in todo if run.id in stored}
 
 
-def _tell_repeated(reporter: Reporter, group: Sequence[Run], unfinished: Sequence[Run]) -> None:
-    """Say it where finished runs are trained once more for the sake of the others."""
-    if len(group) > len(unfinished):
+def _executor(
+    work: Work, jobs: int, limits: Limits, watch: _Watch, stop: StopRequest
+) -> InProcess | Processes:
+    if jobs == 1 and limits.time_limit is None:
+        return InProcess(work, StudyTrainer(work, watch.message), limits, watch, stop)
+    if (threads := threads_of_worker(jobs)) is not None:
+        many = f"{threads} thread{'s' * (threads > 1)}"
+        watch.message(f"{jobs} worker processes share the processor: runs without `threads` have {many}")
+    return Processes(work, jobs, limits, watch, stop)
+
+
+def _jobs(planned: Planned, work: Work, choice: Choice, reporter: Reporter) -> list[Job]:
+    """The groups with something to do; it is said where they have finished runs, too."""
+    jobs = [
+        Job(group, wanted, choice.known)
+        for group in planned.groups
+        if (wanted := tuple(key for key in group if key in work.todo))
+    ]
+    repeated = [job for job in jobs if len(job.group) > len(job.wanted)]
+    if repeated:
+        group, finished = len(repeated[0].group), len(repeated[0].group) - len(repeated[0].wanted)
+        others = f", and so are {len(repeated) - 1} other groups" if len(repeated) > 1 else ""
         reporter.message(
-            f"arm {unfinished[0].arm}: a group of {len(group)} runs is trained whole, with "
-            f"{len(group) - len(unfinished)} finished ones, so that numbers do not depend on interruptions; "
-            "their results stay"
+            f"arm {work.runs[repeated[0].wanted[0]].arm}: a group of {group} runs is trained whole, with "
+            f"{finished} finished ones{others}, so that numbers do not depend on interruptions; the results "
+            "that are there stay"
         )
+    return jobs
 
 
-def _train_group(
-    study: Study,
-    group: Sequence[Run],
-    unfinished: Sequence[Run],
-    footprints: Mapping[str, Footprint],
-    store: Store,
-    workshop: Workshop,
-    reporter: Reporter,
-) -> dict[str, StoredResult]:
-    """Results by identity; runs that another process finishes meanwhile are taken from it."""
-    from pinikit.study.run import execute
+class _Watch:
+    """Tells reporter and plug-ins of the runs, which are counted as they begin."""
 
-    for run in unfinished:
-        plugins().notify("pinikit_run_started", run_id=run.id, arm=run.arm, seed=run.seed)
-    with ExitStack() as locks:
-        for run in sorted(unfinished, key=lambda run: run.id):  # in one order, so none waits for the other
-            locks.enter_context(store.lock(run.id))
-        stored = {run.id: done for run in unfinished if (done := _stored(store, run.id))}
-        rest = [run.id for run in unfinished if run.id not in stored]
-        if rest:
-            footprint = footprints[unfinished[0].arm]
-            stored |= execute(group, rest, footprint, store, workshop, reporter, study.name)
-    for run in unfinished:
-        result = stored[run.id]
+    def __init__(self, reporter: Reporter, total: int) -> None:
+        self._reporter, self.total = reporter, total
+        self._numbers: dict[str, int] = {}
+
+    def message(self, text: str) -> None:
+        self._reporter.message(text)
+
+    def began(self, runs: Sequence[Run]) -> Steps:
+        for run in runs:
+            self._numbers.setdefault(run.id, len(self._numbers) + 1)
+            plugins().notify("pinikit_run_started", run_id=run.id, arm=run.arm, seed=run.seed)
+        return self._reporter.group_started(runs, self._numbers[runs[0].id], self.total)
+
+    def finished(self, run: Run, result: StoredResult) -> None:
         plugins().notify(
             "pinikit_run_finished", run_id=run.id, arm=run.arm, seed=run.seed, result=result.content
         )
-        reporter.run_finished(run, result)
-    return stored
-
-
-def _write_index(result: StudyResult) -> None:
-    """``study.json``: what the study asked for and which runs answer it."""
-    study = result.study
-    index = {
-        "name": study.name,
-        "question": study.question,
-        "file": study.file.name,
-        "baseline": study.baseline,
-        "seeds": study.seeds,
-        "arms": {name: arm.config for name, arm in study.arms.items()},
-        "runs": {arm: {run.seed: run.id for run in study.runs if run.arm == arm} for arm in study.arms},
-    }
-    write_json(result.folder / "study.json", index)
+        self._reporter.run_finished(run, result)

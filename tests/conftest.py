@@ -10,4 +10,5 @@ import torch
 os.environ["OMP_NUM_THREADS"] = "1"
 _cache = tempfile.TemporaryDirectory(prefix="pinikit-tests-")  # removed when the process ends
 os.environ["PINIKIT_CACHE"] = _cache.name
+os.environ.pop("PINIKIT_DATA", None)
 torch.set_num_threads(1)

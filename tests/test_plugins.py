@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 
 from pinikit import run_study
 from pinikit.cli.app import app
+from pinikit.components import _components
 from pinikit.errors import PluginError
 from pinikit.plugin import Problem, plugins, registry
 
-LAPLACE = '''
-"""Laplace noise."""
+TRIANGULAR = '''
+"""Triangular noise."""
 from __future__ import annotations
 
 import torch
@@ -25,8 +26,8 @@ import torch
 from pinikit.components.contracts import Noise
 
 
-class Laplace(Noise):
-    """Diagonal Laplace noise."""
+class Triangular(Noise):
+    """Diagonal Triangular noise."""
 
     parameters = ("location", "scale")
     constraints = {"scale": "softplus"}
@@ -37,10 +38,10 @@ class Laplace(Noise):
         self.widen = widen
 
     def base(self, shape, generator):
-        return torch.rand(shape, generator=generator) * 2 - 1
+        return torch.rand(shape, generator=generator) + torch.rand(shape, generator=generator) - 1
 
     def sample(self, params, base):
-        return params["location"] - self.widen * params["scale"] * base.sign() * torch.log1p(-base.abs())
+        return params["location"] + self.widen * params["scale"] * base
 
     def mean(self, params):
         return params["location"]
@@ -50,7 +51,7 @@ import pinikit
 
 @pinikit.hookimpl
 def pinikit_register(registry):
-    registry.noise("laplace", "my_noise.laplace:Laplace", doc="Diagonal Laplace noise", synonyms=["double_exponential"])
+    registry.noise("triangular", "my_noise.triangular:Triangular", doc="Diagonal Triangular noise", synonyms=["tent"])
 """
 STUDY = """
 name: plugged
@@ -59,12 +60,12 @@ run:
   method:
     name: pini
     injections:
-      image: {site: image_feature, injector: cross_attention, noise: {name: laplace, widen: 2.0}, share: image}
+      image: {site: image_feature, injector: cross_attention, noise: {name: triangular, widen: 2.0}, share: image}
     optim: {epochs: 1}
   evaluate: {noise: [mean, sample]}
   device: cpu
   threads: 1
-design: {arms: {laplace: {}, gaussian: {method.injections.image.noise: gaussian}}}
+design: {arms: {triangular: {}, gaussian: {method.injections.image.noise: gaussian}}}
 seeds: [1]
 """
 
@@ -112,24 +113,24 @@ def names(kind: str = "noise") -> set[str]:
     return {entry.name for entry in registry().entries(kind)}
 
 
-BUILT_IN = {"gaussian", "mu_only", "sigma_only", "isotropic", "zero"}
+BUILT_IN = {attributes["name"] for _, _, attributes in _components("noise")}
 
 
 # --- plug-ins that work -----------------------------------------------------------------------------------
 
 
 def test_a_study_uses_a_component_of_a_plugin(site: Site, tmp_path: Path) -> None:
-    site.install("my_noise", {"plugin": GOOD, "laplace": LAPLACE})
+    site.install("my_noise", {"plugin": GOOD, "triangular": TRIANGULAR})
     assert site.open().problems == []
-    assert "my_noise.laplace" not in sys.modules, "components are imported when they are used"
-    assert registry().find("noise", "double_exponential").source == "my_noise 1.2"
+    assert "my_noise.triangular" not in sys.modules, "components are imported when they are used"
+    assert registry().find("noise", "tent").source == "my_noise 1.2"
     (tmp_path / "plugged.yaml").write_text(STUDY)
     result = run_study(tmp_path / "plugged.yaml", runs=tmp_path / "runs")
     assert result.failed == []
-    laplace, gaussian = (result.results[arm, 1] for arm in ("laplace", "gaussian"))
-    assert laplace.metrics("test", "sample")["nll"] != gaussian.metrics("test", "sample")["nll"]
-    assert laplace.content["identity"]["components"]["noise:laplace"] == [1, "my_noise 1.2"]
-    folder = tmp_path / "runs" / "by-id" / laplace.run_id
+    triangular, gaussian = (result.results[arm, 1] for arm in ("triangular", "gaussian"))
+    assert triangular.metrics("test", "sample")["nll"] != gaussian.metrics("test", "sample")["nll"]
+    assert triangular.content["identity"]["components"]["noise:triangular"] == [1, "my_noise 1.2"]
+    folder = tmp_path / "runs" / "by-id" / triangular.run_id
     done = CliRunner().invoke(app, ["predict", str(folder), str(picture(tmp_path))])
     assert done.exit_code == 0, done.output
 
@@ -147,32 +148,32 @@ def test_another_version_of_a_plugin_is_another_run(site: Site, tmp_path: Path) 
     (tmp_path / "plugged.yaml").write_text(STUDY)
     found = []
     for version in ("1.2", "1.3"):
-        site.install("my_noise", {"plugin": GOOD, "laplace": LAPLACE}, version)
+        site.install("my_noise", {"plugin": GOOD, "triangular": TRIANGULAR}, version)
         site.open()
         found.append({run.arm: run.id for run in resolve_study(tmp_path / "plugged.yaml").runs})
         (site.folder / f"my_noise-{version}.dist-info" / "METADATA").unlink()
         (site.folder / f"my_noise-{version}.dist-info" / "entry_points.txt").unlink()
         (site.folder / f"my_noise-{version}.dist-info").rmdir()
-    assert found[0]["laplace"] != found[1]["laplace"]
+    assert found[0]["triangular"] != found[1]["triangular"]
     assert found[0]["gaussian"] == found[1]["gaussian"], "which uses nothing of it"
 
 
 def test_list_and_show_know_the_source(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "150")
-    site.install("my_noise", {"plugin": GOOD, "laplace": LAPLACE})
+    site.install("my_noise", {"plugin": GOOD, "triangular": TRIANGULAR})
     site.open()
     done = CliRunner().invoke(app, ["list", "noise"])
-    assert any("laplace" in line and "my_noise 1.2" in line for line in done.stdout.splitlines())
-    done = CliRunner().invoke(app, ["show", "noise", "laplace"])
-    assert "from my_noise 1.2 (my_noise.laplace:Laplace)" in done.stdout
+    assert any("triangular" in line and "my_noise 1.2" in line for line in done.stdout.splitlines())
+    done = CliRunner().invoke(app, ["show", "noise", "triangular"])
+    assert "from my_noise 1.2 (my_noise.triangular:Triangular)" in done.stdout
     assert "widen" in done.stdout
 
 
 def test_a_refused_parameter_of_a_plugin(site: Site, tmp_path: Path) -> None:
-    site.install("my_noise", {"plugin": GOOD, "laplace": LAPLACE})
+    site.install("my_noise", {"plugin": GOOD, "triangular": TRIANGULAR})
     site.open()
     (tmp_path / "plugged.yaml").write_text(STUDY)
-    key = "design.arms.laplace.method.injections.image.noise.widen"
+    key = "design.arms.triangular.method.injections.image.noise.widen"
     for value, message in (
         ("-1", "noise.widen: found -1.0; allowed: above 0"),
         ("wide", f"{key}: found 'wide'"),
@@ -279,11 +280,11 @@ BROKEN: dict[str, tuple[str, str]] = {
 def test_a_broken_plugin_is_reported_and_left_out(site: Site, what: str) -> None:
     text, reason = BROKEN[what]
     site.install("broken", {"plugin": text})
-    site.install("my_noise", {"plugin": GOOD, "laplace": LAPLACE})
+    site.install("my_noise", {"plugin": GOOD, "triangular": TRIANGULAR})
     opened = site.open()
     assert [problem.plugin for problem in opened.problems] == ["broken"]
     assert reason in opened.problems[0].reason
-    assert names() == BUILT_IN | {"laplace"}, "nothing of it is registered, everything else is"
+    assert names() == BUILT_IN | {"triangular"}, "nothing of it is registered, everything else is"
     done = CliRunner().invoke(app, ["list", "noise"])
     assert done.exit_code == 0
     assert "pinikit: plug-in 'broken' was left out: " in done.stderr
@@ -308,12 +309,12 @@ def test_a_second_plugin_of_a_name_does_not_remove_the_first(site: Site, point: 
     def pinikit_report(study):
         calls.append(study)
     """
-    site.install("my_noise", {"plugin": GOOD + dedent(heard), "laplace": LAPLACE})
+    site.install("my_noise", {"plugin": GOOD + dedent(heard), "triangular": TRIANGULAR})
     site.install("usurper", {"plugin": heard}, point=point)
     opened = site.open()
     assert [problem.plugin for problem in opened.problems] == [point]
     assert "already registered" in opened.problems[0].reason
-    assert names() == BUILT_IN | {"laplace"}
+    assert names() == BUILT_IN | {"triangular"}
     opened.notify("pinikit_report", study="s", folder=Path())
     first, second = ("my_noise", "usurper") if point == "pinikit" else sorted(("my_noise", "usurper"))
     assert sys.modules[f"{first}.plugin"].calls == ["s"]
@@ -323,12 +324,12 @@ def test_a_second_plugin_of_a_name_does_not_remove_the_first(site: Site, point: 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (GOOD.replace("my_noise.laplace:Laplace", "my_noise.nowhere:Laplace"), "nowhere"),
-        (GOOD.replace("my_noise.laplace:Laplace", "my_noise.laplace:Gone"), "Gone"),
+        (GOOD.replace("my_noise.triangular:Triangular", "my_noise.nowhere:Triangular"), "nowhere"),
+        (GOOD.replace("my_noise.triangular:Triangular", "my_noise.triangular:Gone"), "Gone"),
     ],
 )
 def test_a_component_that_is_not_there(site: Site, tmp_path: Path, text: str, reason: str) -> None:
-    site.install("my_noise", {"plugin": text, "laplace": LAPLACE})
+    site.install("my_noise", {"plugin": text, "triangular": TRIANGULAR})
     site.open()
     assert CliRunner().invoke(app, ["list", "noise"]).exit_code == 0
     (tmp_path / "plugged.yaml").write_text(STUDY)
@@ -338,7 +339,7 @@ def test_a_component_that_is_not_there(site: Site, tmp_path: Path, text: str, re
     assert reason in done.stderr
     assert "Traceback" not in done.output
     assert not (tmp_path / "runs").exists()
-    (tmp_path / "plugged.yaml").write_text(STUDY.replace("{name: laplace, widen: 2.0}", "gaussian"))
+    (tmp_path / "plugged.yaml").write_text(STUDY.replace("{name: triangular, widen: 2.0}", "gaussian"))
     done = CliRunner().invoke(app, ["run", str(tmp_path / "plugged.yaml"), "--dry-run"])
     assert done.exit_code == 0, done.output
 
@@ -382,7 +383,7 @@ def test_trackers_hear_of_everything_and_may_fail(site: Site, tmp_path: Path) ->
     site.install("a_sulking", {"plugin": SULKING})
     site.install("tracker", {"plugin": TRACKER})
     assert site.open().problems == []
-    (tmp_path / "plugged.yaml").write_text(STUDY.replace("{name: laplace, widen: 2.0}", "gaussian"))
+    (tmp_path / "plugged.yaml").write_text(STUDY.replace("{name: triangular, widen: 2.0}", "gaussian"))
     with pytest.warns(
         UserWarning, match="plug-in 'a_sulking': pinikit_(run_started|report) raised Conn"
     ) as found:

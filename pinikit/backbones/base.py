@@ -170,6 +170,10 @@ class TextTower(ABC):
         arms = zip(embeddings, each, strict=True)
         return torch.stack([self.encode(prompts, embedding, changes) for embedding, changes in arms])
 
+    def token_text(self, token: int) -> str:
+        """A token, readable; its number where the tower knows no better."""
+        return str(token)
+
     def unknown_tokens(self, prompts: Prompts) -> list[str]:
         """Readable tokens of the prompts that training never saw; empty where that is not known."""
         return []

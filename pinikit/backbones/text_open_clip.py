@@ -58,6 +58,10 @@ class OpenClipTextTower(TextTower):
         """Tokenise ``template`` for every class. See :func:`tokenize_prompts`."""
         return tokenize_prompts(self._tokenizer, template, class_names)
 
+    def token_text(self, token: int) -> str:
+        """A token as its tokenizer spells it."""
+        return self._tokenizer.decode(token)
+
     def unknown_tokens(self, prompts: Prompts) -> list[str]:
         """Tokens of the prompts outside ``known_tokens``, readable, in alphabetical order."""
         if self._known_tokens is None:

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from pinikit import __version__
-from pinikit.cli import cache
+from pinikit.cli import cache, runs, schema, status
 from pinikit.errors import PinikitError
 
 INTERRUPTED = 130
@@ -63,6 +63,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cache.app, name="cache")
+app.add_typer(runs.app, name="runs")
 
 Fuse = Annotated[
     str,
@@ -108,15 +109,82 @@ def run(
     ] = False,
     runs: Runs = Path("runs"),
     fuse: Fuse = "auto",
+    jobs: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Train N groups of runs at a time, in N processes that take turns with the GPUs.",
+        ),
+    ] = 1,
+    rerun: Annotated[
+        str | None,
+        typer.Option(
+            metavar="failed|all|PATTERN",
+            help="Train again, besides what is not finished: all runs, or those of these arms; their results "
+            "stay until the new ones are whole. Or try only what failed, and nothing new. Without it, failed "
+            "runs are tried again and finished ones never.",
+        ),
+    ] = None,
+    retries: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Further tries after a crash, lack of memory, or a try that took too long.",
+        ),
+    ] = 1,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="End runs that take longer: seconds, or e.g. 10m, 2h. Runs that are trained together have "
+            "the sum.",
+        ),
+    ] = None,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Start nothing new after the first failed run.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 unless the published numbers of 'expect' are met.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
 ) -> None:
-    """Run what is not finished yet of a study and compare its arms."""
+    """Run what is not finished yet of a study and compare its arms.
+
+    Ctrl-C lets the epochs under way end and keeps how far the runs are, a second one stops at once; the same
+    command goes on. The same command at the same time, in another terminal, shares the work.
+    """
     from pinikit.cli import running
 
+    options: dict[str, Any] = {"arms": arms, "runs": runs, "fuse": fuse}
     if dry_run:
-        running.show_plan(study, overrides or [], arms=arms, runs=runs, fuse=fuse, quiet=quiet)
+        running.show_plan(study, overrides or [], quiet=quiet, **options)
     else:
-        raise typer.Exit(running.run(study, overrides or [], arms=arms, runs=runs, fuse=fuse, quiet=quiet))
+        options |= {"jobs": jobs, "rerun": rerun, "retries": retries, "fail_fast": fail_fast}
+        options["check"] = check
+        options["time_limit"] = None if time_limit is None else running.parse_time(time_limit)
+        raise typer.Exit(running.run(study, overrides or [], quiet=quiet, **options))
+
+
+app.command()(status.status)
+app.command()(schema.schema)
+
+
+@app.command()
+def report(
+    studies: Annotated[
+        list[str],
+        typer.Argument(metavar="STUDY...", help="Studies of the store by name or folder, or study files."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where the page goes; else the study's folder."),
+    ] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write the report of finished runs; several studies stand side by side in one page."""
+    from pinikit.cli.report import report as write
+
+    write(studies, runs, output)
 
 
 @app.command("list")

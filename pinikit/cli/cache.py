@@ -37,7 +37,7 @@ def ls() -> None:
         for row in holdings:
             words = [row.backbone, row.stage, row.precision, row.device]
             views = count(row.views) if row.views else "clean"
-            numbers = [views, count(row.pictures), size_text(row.size), _ago(row.used)]
+            numbers = [views, count(row.pictures), size_text(row.size), ago(row.used)]
             table.add_row(*map(Text, words + numbers))
         console.print(table)
     total = f"{size_text(bank.size())} of {size_text(bank.limit)} ({SIZE_VARIABLE})"
@@ -92,7 +92,7 @@ def verify() -> None:
     typer.echo(f"{plural(files, 'file')} of {size_text(size)}, all sound")
 
 
-def _ago(moment: float) -> str:
+def ago(moment: float) -> str:
     """``just now``, ``5 min ago``, ``3 h ago``, ``12 d ago``."""
     minutes = (time.time() - moment) / 60
     for unit, length in (("d", 1440), ("h", 60), ("min", 1)):

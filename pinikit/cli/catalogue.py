@@ -16,10 +16,10 @@ from rich.text import Text
 from pinikit.cli.consoles import output, report_problems
 from pinikit.config.checking import Slot, slots_of
 from pinikit.config.schema import LossConfig
+from pinikit.config.text import value_text
 from pinikit.errors import ConfigError, listing, nearest
 from pinikit.plugin import registry
 from pinikit.registry import KINDS, Entry
-from pinikit.reporting.changes import value_text
 from pinikit.signature import REQUIRED, Parameter, describe
 
 EXAMPLES: Mapping[str, tuple[tuple[str, ...], dict[str, Any]]] = {

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -26,6 +26,9 @@ NARROW = 100
 
 COUNT = 18
 """Columns of ``training 100/100``."""
+
+
+ELSEWHERE = "[by another process] "
 
 
 class ShownReporter(Reporter):
@@ -56,9 +59,7 @@ class LineReporter(ShownReporter):
     def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._write, self._clock = write, clock
-        self._who = ""
-        self._last = clock()
-        self._next = self._total = 0
+        self._numbers: dict[str, str] = {}
 
     def study_started(self, study: Study, todo: int, finished: int) -> None:
         """One line."""
@@ -69,12 +70,30 @@ class LineReporter(ShownReporter):
         """One line."""
         self._write(f"note: {text}")
 
-    def group_started(self, runs: Sequence[Run], index: int, total: int) -> None:
+    def group_started(self, runs: Sequence[Run], index: int, total: int) -> _GroupLines:
         """One line."""
-        last, self._next, self._total = index + len(runs) - 1, index, total
-        self._who = f"[{index if last == index else f'{index}-{last}'}/{total}] {_names(runs)}"
-        self._last = self._clock()
-        self._write(f"{self._who}: started")
+        last = index + len(runs) - 1
+        self._numbers |= {run.id: f"[{number}/{total}] " for number, run in enumerate(runs, index)}
+        who = f"[{index if last == index else f'{index}-{last}'}/{total}] {_names(runs)}"
+        self._write(f"{who}: started")
+        return _GroupLines(self, self._write, self._clock, who)
+
+    def run_finished(self, run: Run, result: StoredResult) -> None:
+        """One line with accuracy and the run's share of the time, or the error."""
+        who = f"{self._numbers.get(run.id, ELSEWHERE)}{run.arm}, seed {run.seed}"
+        spent = f" in {duration(result.costs['seconds_total'])}" if result.finished else ""
+        self._write(f"{who}: {_outcome(result)}{spent}")
+
+
+class _GroupLines:
+    """Lines on how far a group of runs is, now and then."""
+
+    def __init__(
+        self, reporter: Reporter, write: Callable[[str], None], clock: Callable[[], float], who: str
+    ) -> None:
+        self.message = reporter.message
+        self._write, self._clock, self._who = write, clock, who
+        self._last = clock()
 
     def encoding(self, done: int, total: int) -> None:
         """A line if the last one is long ago."""
@@ -88,13 +107,6 @@ class LineReporter(ShownReporter):
         """A line if the last one is long ago."""
         self._now_and_then(lambda: f"evaluating, draw {done} of {total}")
 
-    def run_finished(self, run: Run, result: StoredResult) -> None:
-        """One line with accuracy and the run's share of the time, or the error."""
-        spent = duration(result.costs["seconds_total"]) if result.finished else ""
-        who = f"[{self._next}/{self._total}] {run.arm}, seed {run.seed}"
-        self._next += 1
-        self._write(f"{who}: {_outcome(result)}" + (f" in {spent}" if spent else ""))
-
     def _now_and_then(self, text: Callable[[], str]) -> None:
         if self._clock() - self._last >= LINE_SECONDS:
             self._last = self._clock()
@@ -102,7 +114,7 @@ class LineReporter(ShownReporter):
 
 
 class BarReporter(ShownReporter):
-    """A bar for the study and one for the current run; they vanish at the end."""
+    """A bar for the study and one for each group of runs under way; they vanish at the end."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -118,11 +130,10 @@ class BarReporter(ShownReporter):
             transient=True,
             expand=False,
         )
-        self._study: TaskID | None = None
-        self._run = self._bars.add_task("preparing", total=None, count="", detail=lambda: "")
-        self._phase, self._first, self._since = "", 0, 0.0
+        self._study = self._bars.add_task("preparing", total=None, count="", detail=lambda: "")
+        self._groups: dict[str, _GroupBar] = {}
+        """Bars of the groups under way, by each of their runs."""
         self._done, self._begun, self._last = 0, 0.0, ""
-        self._together = 1
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -133,22 +144,69 @@ class BarReporter(ShownReporter):
         self._bars.stop()
 
     def study_started(self, study: Study, todo: int, finished: int) -> None:
-        """Show the study's bar above the run's."""
+        """Show the study's bar."""
         super().study_started(study, todo, finished)
         self._begun = time.monotonic()
-        self._bars.remove_task(self._run)
-        self._study = self._bars.add_task(study.name, total=todo, count="", detail=self._study_detail)
-        self._run = self._bars.add_task("", total=None, count="", detail=lambda: "")
-        self._count()
+        self._bars.update(self._study, description=study.name, total=todo, detail=self._study_detail)
+        self.count()
 
     def message(self, text: str) -> None:
         """A line above the bars."""
         self._bars.console.print(f"note: {text}", soft_wrap=True)
 
-    def group_started(self, runs: Sequence[Run], index: int, total: int) -> None:
-        """Begin the bar of the current runs anew."""
-        self._phase, self._together = "", len(runs)
-        self._bars.reset(self._run, total=None, description=_names(runs), count="", detail=lambda: "starting")
+    def group_started(self, runs: Sequence[Run], index: int, total: int) -> _GroupBar:
+        """A bar for the group; one that is tried again takes the place of its first try."""
+        for run in runs:
+            self._leave(run)
+        bar = _GroupBar(self, self._bars, runs, narrow=self._narrow)
+        self._groups |= {run.id: bar for run in runs}
+        return bar
+
+    def run_finished(self, run: Run, result: StoredResult) -> None:
+        """Count it; a failure stays as a line above the bars."""
+        self._leave(run)
+        self._done += 1
+        self._last = f"{run.arm} {_outcome(result, short=True)}"
+        if not result.finished:
+            self._bars.console.print(f"{run.arm}, seed {run.seed}: {_outcome(result)}", soft_wrap=True)
+        self.count()
+
+    def _leave(self, run: Run) -> None:
+        """The run's group has one less, and no bar without any."""
+        bar = self._groups.pop(run.id, None)
+        if bar is not None and bar not in self._groups.values():
+            bar.remove()
+
+    def count(self) -> None:
+        """Bring the study's bar up to date: runs that ended, and the share of those under way."""
+        under_way = sum(bar.share for bar in self._groups.values())
+        count = f"{self._done}/{self.todo} runs"
+        self._bars.update(self._study, completed=self._done + under_way, count=count)
+
+    def _study_detail(self) -> str:
+        """Time passed and left, and how the last run ended."""
+        passed = time.monotonic() - self._begun
+        done = self._bars.tasks[0].completed
+        parts = [duration(passed)]
+        if done and self.todo and passed > 1:
+            parts.append(f"{duration(passed * (self.todo - done) / done)} left")
+        return ", ".join([*parts, self._last] if self._last else parts)
+
+
+class _GroupBar:
+    """The bar of a group of runs."""
+
+    def __init__(self, reporter: BarReporter, bars: Progress, runs: Sequence[Run], *, narrow: bool) -> None:
+        self.message = reporter.message
+        self.share = 0.0
+        """How much of each of its runs is done, by epochs."""
+        self._reporter, self._bars, self._narrow = reporter, bars, narrow
+        self._task = bars.add_task(_names(runs), total=None, count="", detail=lambda: "starting")
+        self._phase, self._first, self._since = "", 0, 0.0
+
+    def remove(self) -> None:
+        """Take it away."""
+        self._bars.remove_task(self._task)
 
     def encoding(self, done: int, total: int) -> None:
         """Pictures, with their rate."""
@@ -157,24 +215,12 @@ class BarReporter(ShownReporter):
     def training(self, epoch: int, epochs: int, **values: float) -> None:
         """Epochs, with their rate, the loss and the training accuracy."""
         self._step("training", epoch, epochs, "epochs/s", *_values(values))
-        if self._study is not None:
-            self._bars.update(self._study, completed=self._done + self._together * epoch / (epochs + 1))
+        self.share = epoch / (epochs + 1)
+        self._reporter.count()
 
     def evaluating(self, done: int, total: int) -> None:
         """Draws, with their rate."""
         self._step("evaluating", done, total, "draws/s")
-
-    def run_finished(self, run: Run, result: StoredResult) -> None:
-        """Count it; a failure stays as a line above the bars."""
-        self._done += 1
-        self._last = f"{run.arm} {_outcome(result, short=True)}"
-        if not result.finished:
-            self._bars.console.print(f"{run.arm}, seed {run.seed}: {_outcome(result)}", soft_wrap=True)
-        self._count()
-
-    def _count(self) -> None:
-        if self._study is not None:
-            self._bars.update(self._study, completed=self._done, count=f"{self._done}/{self.todo} runs")
 
     def _step(self, phase: str, done: int, total: int, unit: str, *values: str) -> None:
         now = time.monotonic()
@@ -186,17 +232,8 @@ class BarReporter(ShownReporter):
             rate = [_number((done - self._first) / passed) + ("/s" if self._narrow else f" {unit}")]
         text = ", ".join([*rate, *values])
         self._bars.update(
-            self._run, total=total, completed=done, count=f"{phase} {done}/{total}", detail=lambda: text
+            self._task, total=total, completed=done, count=f"{phase} {done}/{total}", detail=lambda: text
         )
-
-    def _study_detail(self) -> str:
-        """Time passed and left, and how the last run ended."""
-        passed = time.monotonic() - self._begun
-        done = self._bars.tasks[0].completed
-        parts = [duration(passed)]
-        if done and self.todo and passed > 1:
-            parts.append(f"{duration(passed * (self.todo - done) / done)} left")
-        return ", ".join([*parts, self._last] if self._last else parts)
 
 
 class _Detail(ProgressColumn):

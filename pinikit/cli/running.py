@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -14,48 +16,79 @@ from pinikit.cli.app import INTERRUPTED
 from pinikit.cli.consoles import output, progress, report_problems
 from pinikit.cli.progress import BarReporter, LineReporter, ShownReporter
 from pinikit.cli.tables import print_plan, print_result
+from pinikit.errors import ConfigError
 from pinikit.reporting.text import plural
+from pinikit.study.executors.signals import interruptible
+from pinikit.study.resume import kept_checkpoints
+from pinikit.study.store import Store
 
 
 def run(
-    source: str, overrides: Sequence[str], *, arms: str | None, runs: Path, fuse: str, quiet: bool
+    source: str, overrides: Sequence[str], *, runs: Path, quiet: bool, check: bool = False, **options: Any
 ) -> int:
     """Run a study and show how its arms compare.
 
+    Args:
+        source, overrides, runs, check, options: as for ``pinikit.run_study``.
+        quiet: show nothing but errors.
+
     Returns:
-        0, 1 if some runs failed, 130 if it was interrupted.
+        0, 1 if some runs failed or, with ``check``, an expectation is not met, 130 if it was interrupted.
 
     Raises:
         PinikitError: what ``pinikit.run_study`` raises.
     """
     reporter = _prepare(quiet)
     try:
-        with reporter:
-            result = api.run_study(source, overrides, arms=arms, runs=runs, fuse=fuse, reporter=reporter)
+        with interruptible(), reporter:
+            result = api.run_study(source, overrides, runs=runs, check=check, reporter=reporter, **options)
     except KeyboardInterrupt:
-        kept = f"finished runs are kept in {runs}; type the same command again to go on"
-        typer.echo(f"pinikit: interrupted; {kept}", err=True)
+        typer.echo(f"pinikit: interrupted; {_kept(runs)}; type the same command again to go on", err=True)
         return INTERRUPTED
     if not quiet:
-        if reporter.todo == 0:
+        if reporter.todo == 0 and not result.not_run:
             runs_done = plural(len(result.study.runs), "run")
             typer.echo(f"all {runs_done} were finished before; nothing was trained")
         print_result(output(), result)
     _show_failures(result, runs)
-    return 1 if result.failed else 0
+    unmet = [item for item in result.verdicts if not item.met] if check else []
+    if unmet:
+        arms = ", ".join(dict.fromkeys(item.arm for item in unmet))
+        typer.echo(f"pinikit: {len(unmet)} of {len(result.verdicts)} expectations not met: {arms}", err=True)
+    return 1 if result.failed or unmet else 0
 
 
-def show_plan(
-    source: str, overrides: Sequence[str], *, arms: str | None, runs: Path, fuse: str, quiet: bool
-) -> None:
-    """Check a study and show what running it would mean.
+def _kept(runs: Path) -> str:
+    """What an interruption leaves."""
+    under_way = list(kept_checkpoints(Store(runs)))
+    if not under_way:
+        return f"finished runs are kept in {runs}"
+    count = plural(sum(len(item.runs) for item in under_way), "run")
+    epochs = ", ".join(f"{item.epoch} of {item.epochs}" for item in under_way)
+    return f"finished runs, and {count} after {epochs} epochs, are kept in {runs}"
+
+
+def parse_time(text: str) -> float:
+    """Seconds from ``90``, ``90s``, ``10m`` or ``1.5h``.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip().lower())
+    if match is None:
+        raise ConfigError(f"--time-limit: found {text!r}; allowed: seconds, or a time such as 90s, 10m, 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def show_plan(source: str, overrides: Sequence[str], *, quiet: bool, **options: Any) -> None:
+    """Check a study and show what running it would mean; arguments as for ``pinikit.plan_study``.
 
     Raises:
         PinikitError: what ``pinikit.plan_study`` raises.
     """
     reporter = _prepare(quiet)
     with reporter:
-        plan = api.plan_study(source, overrides, arms=arms, runs=runs, fuse=fuse)
+        plan = api.plan_study(source, overrides, **options)
         for message in plan.messages:
             reporter.message(message)
     if not quiet:
@@ -74,10 +107,15 @@ def _prepare(quiet: bool) -> ShownReporter:
 
 
 def _show_failures(result: api.StudyResult, runs: Path) -> None:
+    if result.not_run:
+        left = f"{len(result.not_run)} of {plural(len(result.study.runs), 'run')} not run, as asked"
+        typer.echo(f"pinikit: {left}; the command without --fail-fast and --rerun takes them up", err=True)
     if not result.failed:
         return
     typer.echo(f"pinikit: {len(result.failed)} of {plural(len(result.study.runs), 'run')} failed:", err=True)
     for (arm, seed), item in result.results.items():
         if not item.finished:
             log = runs / "by-id" / item.run_id / "run.log"
-            typer.echo(f"  {arm}, seed {seed}: {' '.join(item.error.split())} (log: {log})", err=True)
+            tries = len(item.content.get("tries", ())) + 1
+            facts = f"tried {tries} times; log: {log}" if tries > 1 else f"log: {log}"
+            typer.echo(f"  {arm}, seed {seed}: {' '.join(item.error.split())} ({facts})", err=True)

@@ -15,8 +15,12 @@ from rich.text import Text
 
 from pinikit.data.view_bank import size_text
 from pinikit.reporting.changes import ArmSettings, change_text
+from pinikit.reporting.marks import marked, marks_in
+from pinikit.reporting.settings import Grid, grid_of
 from pinikit.reporting.text import count, duration, number, plural, plus_minus, signed_interval
-from pinikit.study.statistics import ArmSummary, arm_summaries
+from pinikit.study.checks import reasons
+from pinikit.study.expectations import Verdict
+from pinikit.study.statistics import ArmSummary, SeriesSummary, series_summaries
 
 if TYPE_CHECKING:
     from pinikit.api import Plan, StudyResult
@@ -27,6 +31,9 @@ SHORT_ID = 8
 
 NARROW = 110
 """Columns below which a plan's changes have no room in its table."""
+
+MOST_ROWS = 200
+"""Arms that a plan lists."""
 
 Justify = Literal["left", "right"]
 
@@ -42,14 +49,66 @@ class Column:
 
 
 def print_result(console: Console, result: StudyResult) -> None:
-    """The arms' comparison with a caption that explains the columns and says where the report lies."""
-    summaries = arm_summaries(result.study, result.results)
+    """The comparison with a caption that explains it, published numbers, and where the report lies.
+
+    Studies with axes are shown as series × settings where the terminal has room for that.
+    """
+    summaries = result.summaries
     columns, dropped = fit(console, result_columns(summaries, result.study.baseline))
-    console.print(_table(columns, best_row(summaries)))
-    for line in _caption(result, summaries, dropped):
+    bold = best_row(summaries)
+    grid = grid_of(result.study, result.results, summaries)
+    if grid is not None:
+        series = series_summaries(result.study, result.results)
+        crossed = grid_columns(grid, series, result.study.baseline)
+        if _width(console, _table(crossed)) <= console.width:
+            columns, dropped, bold = crossed, [], best_series(series)
+    console.print(_table(columns, bold))
+    for line in _caption(result, summaries, columns, dropped):
         console.print(Text(line, style="dim"))
+    print_verdicts(console, result.verdicts)
     console.print(f"report: {result.folder / 'report.md'}", soft_wrap=True)
+    console.print(f"page: {result.folder / 'report.html'}", soft_wrap=True)
     console.print(f"figure: {result.folder / 'accuracy.png'}", soft_wrap=True)
+
+
+def print_verdicts(console: Console, found: Sequence[Verdict]) -> None:
+    """Published numbers beside ours, one a line."""
+    for item in found:
+        ours = plus_minus(item.ours.mean, item.ours.interval)
+        paper = f"{number(item.expected.value)} (tolerance {number(item.expected.tolerance)})"
+        text = Text.assemble(
+            f"{item.arm}: {item.expected.metric} {ours}, published {paper}: within? ",
+            (item.text, "green" if item.met else "red"),
+            f" [{item.expected.source}]",
+        )
+        console.print(text, soft_wrap=True)
+
+
+def grid_columns(grid: Grid, series: Sequence[SeriesSummary], baseline: str | None) -> list[Column]:
+    """Accuracy by series and setting, the mean over settings, and its difference to the baseline."""
+
+    def cell(name: str, setting: str) -> str:
+        row = grid.rows.get((name, setting))
+        return "" if row is None else marked(plus_minus(row.accuracy, row.accuracy_interval), row)
+
+    columns = [Column(f"at {grid.axes}", grid.series, justify="left")]
+    columns += [Column(setting, [cell(name, setting) for name in grid.series]) for setting in grid.settings]
+    columns.append(Column("mean", [number(row.accuracy) for row in series]))
+    if baseline is not None:
+        gains = ["baseline" if row.series == baseline else _mean_gain(row) for row in series]
+        columns.append(Column(f"Δ to {baseline}" if len(baseline) <= 16 else "Δ to baseline", gains))
+    return columns
+
+
+def best_series(series: Sequence[SeriesSummary]) -> int | None:
+    """Index of the most accurate one of the series that have all settings."""
+    most = max(row.settings for row in series)
+    whole = [index for index, row in enumerate(series) if row.settings == most and most]
+    return max(whole, key=lambda index: series[index].accuracy, default=None)
+
+
+def _mean_gain(row: SeriesSummary) -> str:
+    return signed_interval(row.over_seeds.mean, row.over_seeds.low, row.over_seeds.high)
 
 
 def result_columns(summaries: Sequence[ArmSummary], baseline: str | None) -> list[Column]:
@@ -60,7 +119,7 @@ def result_columns(summaries: Sequence[ArmSummary], baseline: str | None) -> lis
         Column("test accuracy %", [plus_minus(row.accuracy, row.accuracy_interval) for row in summaries]),
     ]
     if baseline is not None:
-        gains = [_gain(row, baseline) for row in summaries]
+        gains = [_gain(row) for row in summaries]
         columns.append(Column(f"Δ to {baseline}" if len(baseline) <= 16 else "Δ to baseline", gains, 1))
     if any(not math.isnan(row.sample_accuracy) for row in summaries):
         columns.append(Column("sample", [number(row.sample_accuracy) for row in summaries], 4))
@@ -94,16 +153,21 @@ def print_plan(console: Console, plan: Plan) -> None:
     """Arms with their changes, cost class and runs; in a narrow terminal the changes stand by themselves."""
     study = plan.study
     settings = ArmSettings(study)
-    changes = {arm: change_text(settings.changes(arm)) or "nothing" for arm in study.arms}
-    for arm in study.arms.values():
-        if arm.name == arm.baseline:
-            changes[arm.name] = f"baseline; {changes[arm.name]}"
+    listed = list(study.arms)[:MOST_ROWS]
+    changes = {arm: change_text(settings.changes(arm)) or "nothing" for arm in listed}
+    for arm in listed:
+        if arm == study.arms[arm].baseline:
+            changes[arm] = f"baseline; {changes[arm]}"
     if console.width < NARROW:
         for arm, text in changes.items():
             console.print(Text.assemble((arm, "bold"), f": {text}"))
-        console.print(_plan_table(plan, {}, console.width))
+        console.print(_plan_table(plan, dict.fromkeys(listed, ""), console.width))
     else:
         console.print(_plan_table(plan, changes, console.width))
+    if len(study.arms) > len(listed):
+        console.print(f"… and {len(study.arms) - len(listed)} more arms; --arms PATTERN shows others.")
+    for line in reasons(study.dropped):
+        console.print(Text(line, style="yellow"))
     done = sum(run.id in plan.finished for run in study.runs)
     total = f"{plural(len(study.arms), 'arm')} × {plural(len(study.seeds), 'seed')}"
     console.print(f"{total} = {plural(len(study.runs), 'run')}: {done} done, {len(study.runs) - done} to do.")
@@ -134,17 +198,18 @@ def _bank_text(bank: BankPlan) -> str:
 
 
 def _plan_table(plan: Plan, changes: Mapping[str, str], width: int) -> Table:
-    """The plan, with a column of changes unless they are empty."""
+    """The plan of the arms in ``changes``, which are a column unless they are empty."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     table.add_column("arm", no_wrap=True, overflow="ellipsis", max_width=max(width // 4, 8))
-    if changes:
+    wide = any(changes.values())
+    if wide:
         table.add_column("what it changes", overflow="fold", ratio=1)
     table.add_column("cost class", overflow="fold", max_width=max(width // 4, 10))
     table.add_column("params", justify="right", no_wrap=True)
     table.add_column("runs (seed: identity)", no_wrap=True)
-    for arm in plan.study.arms:
+    for arm, text in changes.items():
         footprint = plan.footprints[arm]
-        cells = [arm, *([changes[arm]] if changes else []), footprint.cost_class]
+        cells = [arm, *([text] if wide else []), footprint.cost_class]
         cells += [count(footprint.trainable_parameters), "\n".join(_run_lines(plan, arm))]
         table.add_row(*map(Text, cells))
     return table
@@ -152,16 +217,15 @@ def _plan_table(plan: Plan, changes: Mapping[str, str], width: int) -> Table:
 
 def _run_lines(plan: Plan, arm: str) -> list[str]:
     return [
-        f"{run.seed}: {run.id[:SHORT_ID]} {'done' if run.id in plan.finished else 'to do'}"
-        for run in plan.study.runs
-        if run.arm == arm
+        f"{seed}: {run.id[:SHORT_ID]} {'done' if run.id in plan.finished else 'to do'}"
+        for seed, run in plan.study.runs_by_arm[arm].items()
     ]
 
 
-def _gain(row: ArmSummary, baseline: str) -> str:
-    if row.arm == baseline:
+def _gain(row: ArmSummary) -> str:
+    if row.is_baseline:
         return "baseline"
-    return signed_interval(row.difference, row.difference_low, row.difference_high)
+    return marked(signed_interval(row.difference, row.difference_low, row.difference_high), row)
 
 
 def _table(columns: Sequence[Column], bold: int | None = None) -> Table:
@@ -179,7 +243,9 @@ def _width(console: Console, table: Table) -> int:
     return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
 
 
-def _caption(result: StudyResult, summaries: Sequence[ArmSummary], dropped: Sequence[Column]) -> list[str]:
+def _caption(
+    result: StudyResult, summaries: Sequence[ArmSummary], columns: Sequence[Column], dropped: Sequence[Column]
+) -> list[str]:
     """What the columns mean, and which ones had no room."""
     several = any(row.seeds > 1 for row in summaries)
     usual = all(row.noise in ("mean", "") for row in summaries)
@@ -189,7 +255,14 @@ def _caption(result: StudyResult, summaries: Sequence[ArmSummary], dropped: Sequ
     ]
     if result.study.baseline is not None:
         parts.append("Δ: paired difference in points" + (" [95 % interval]" if several else ""))
-    parts += ["sample, mc-K: with noise drawn", "time: of one run, after encoding"]
+    titles = {column.title for column in columns}
+    if drawn := sorted(
+        (title for title in titles if title == "sample" or title.startswith("mc-")), reverse=True
+    ):
+        parts.append(f"{', '.join(drawn)}: with noise drawn")
+    if "time" in titles:
+        parts.append("time: of one run, after encoding")
+    parts += [f"{sign}: {meaning}" for sign, meaning in marks_in(summaries).items()]
     lines = ["; ".join(parts) + "."]
     if dropped:
         lines.append(f"Too narrow for {', '.join(column.title for column in dropped)}: see the report.")

@@ -20,6 +20,7 @@ from pinikit.errors import PinikitError
 
 if TYPE_CHECKING:
     from pinikit.training.context import RunContext
+    from pinikit.training.injection import Injection
     from pinikit.training.task import Task
 
 Shape = tuple[int, ...]
@@ -60,7 +61,7 @@ class Noise(ABC):
 
     @abstractmethod
     def base(self, shape: Shape, generator: torch.Generator) -> Any:
-        """Base randomness for samples of ``shape``, on the generator's device: a tensor or a tree of them."""
+        """Base randomness for samples of ``shape``, on the generator's device: a tensor or a mapping."""
 
     @abstractmethod
     def sample(self, params: Mapping[str, Tensor], base: Any) -> Tensor:
@@ -266,6 +267,11 @@ class Predictor(ABC):
         """Everything that was learned, for the checkpoint."""
 
     @property
+    def injections(self) -> Mapping[str, Injection]:
+        """Where noise enters, by label; a method without noise has none."""
+        return {}
+
+    @property
     def trainable_parameters(self) -> int:
         """How many numbers were learned."""
         return sum(tensor.numel() for tensor in self.state().values())
@@ -303,6 +309,9 @@ class Method(ABC):
     @abstractmethod
     def footprint(self, backbone: Backbone, prompts: Prompts) -> Footprint:
         """What it will cost; everything that can be refused before training is refused here.
+
+        Asked once for configurations that differ in floating-point numbers and seeds only; the constructor
+        is where numbers are looked at.
 
         Raises:
             ConfigError: the method does not fit the backbone or the prompts.

@@ -6,13 +6,12 @@ precision, component versions and plug-ins go in, as resolved.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, get_args
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from pinikit.config.checking import Checker, Slot, slots_of
-from pinikit.config.schema import LossConfig, RunConfig
+from pinikit.config.schema import RunConfig
 from pinikit.data.files import canonical_json
 
 SEMANTICS = 2
@@ -26,34 +25,64 @@ def run_id(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:ID_DIGITS]
 
 
+class ComponentVersions:
+    """Versions and sources of the components that configurations name; shared parts are looked at once."""
+
+    def __init__(self, checker: Checker) -> None:
+        self._checker = checker
+        # By the identity of a part, which is kept beside the result so that none is given away anew.
+        self._known: dict[tuple[int, int], tuple[dict[str, list[Any]], Any, Slot]] = {}
+
+    def of(self, config: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """By ``kind:name``, for a run's complete configuration."""
+        return dict(sorted(self._inside(config, slots_of(RunConfig)).items()))
+
+    def _inside(self, value: Mapping[str, Any], slots: Mapping[str, Slot]) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {}
+        for key, item in value.items():
+            if item.__class__ is dict and key in slots:
+                found |= self._of(item, slots[key])
+        return found
+
+    def _of(self, value: Mapping[str, Any], slot: Slot) -> dict[str, list[Any]]:
+        key = (id(value), id(slot))
+        if key not in self._known:
+            self._known[key] = (self._look(value, slot), value, slot)
+        return self._known[key][0]
+
+    def _look(self, value: Mapping[str, Any], slot: Slot) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {}
+        kind, slots = self._checker.inside(value, slot)
+        if kind is not None:
+            entry = self._checker.registry.find(kind, value["name"])
+            found[f"{kind}:{entry.name}"] = [entry.signature.version, entry.source]
+        return found | self._inside(value, slots)
+
+
 def identity_of(
     config: Mapping[str, Any],
     *,
+    components: Mapping[str, list[Any]],
     template: str,
     weights: str,
     manifest: str,
     content: str,
-    precision: str,
-    checker: Checker,
     without: Collection[str],
 ) -> dict[str, Any]:
     """Everything that decides a run's result.
 
     Args:
-        config: the run's complete configuration.
+        config: the run's complete configuration, device and precision as resolved.
+        components: versions and sources of the components that it names.
         template: the prompt template as text.
         weights: hash of the backbone's weights.
         manifest: hash of the split manifest.
         content: what the data set says of its pictures' content.
-        precision: as resolved.
-        checker: knows the components that the configuration names.
         without: keys of ``data`` that are paths of this machine or that the manifest stands for.
     """
-    components = sorted(_components(config, Slot(RunConfig), checker))
-    entries = {f"{kind}:{name}": checker.registry.find(kind, name) for kind, name in components}
     return {
         "semantics": SEMANTICS,
-        "components": {key: [entry.signature.version, entry.source] for key, entry in entries.items()},
+        "components": components,
         "weights": weights,
         "quick_gelu": config["backbone"]["quick_gelu"],
         "data": {key: value for key, value in config["data"].items() if key not in without},
@@ -62,25 +91,7 @@ def identity_of(
         "template": template,
         "method": config["method"],
         "evaluate": config["evaluate"],
-        "precision": precision,
+        "precision": config["precision"],
         "device": config["device"].partition(":")[0],  # its generators draw other numbers
         "seed": config["seed"],
     }
-
-
-def _components(value: Any, slot: Slot, checker: Checker) -> Iterator[tuple[str, str]]:
-    """Kind and name of every component in a complete configuration."""
-    if slot.type is LossConfig:
-        slot = slots_of(LossConfig)["loss"]
-    if slot.component is not None:
-        yield slot.component, value["name"]
-        inner = checker.component_slots(slot.component, value["name"], slot.extras)
-    elif dataclasses.is_dataclass(slot.type) and isinstance(slot.type, type):
-        inner = slots_of(slot.type)
-    elif isinstance(value, Mapping):
-        inner = {key: Slot(get_args(slot.type)[1]) for key in value} if get_args(slot.type) else {}
-    else:
-        return
-    for key, item in value.items():
-        if key in inner:
-            yield from _components(item, inner[key], checker)

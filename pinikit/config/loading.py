@@ -2,39 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pinikit.config.checking import Checker, Slot, Where
-from pinikit.config.schema import RunConfig, StudyConfig
+from pinikit.config.checking import Checker, Slot, Where, item_slot, printable, shown, slots_of
+from pinikit.config.schema import ExpectConfig, RunConfig, StudyConfig
 from pinikit.errors import ConfigError, listing, nearest
 
 STUDY = Slot(StudyConfig)
 RUN = Slot(RunConfig)
 
+WHOLE = ("design.factors", "design.axes", "design.parts", "expect")
+"""Keys of a study whose own keys may have dots: key paths, or names of arms."""
 
-def find_study(source: str | Path) -> Path:
+
+@dataclass(frozen=True)
+class StudyFile:
+    """A study as read: its defaults below it, the command line above it."""
+
+    path: Path
+    config: StudyConfig
+    run: Mapping[str, Any]
+    """What was given of the base configuration, before defaults are filled in."""
+    arm_overrides: Mapping[str, Mapping[str, Any]]
+    """Changes by the command line to arms that the design names."""
+
+    @property
+    def where(self) -> Where:
+        """The file, for messages."""
+        return Where(str(self.path))
+
+
+def find_study(source: str | Path, folder: Path | None = None) -> Path:
     """A study file by path, or a shipped study by name (``injection_sites``).
+
+    Args:
+        source: path or name.
+        folder: what a path is relative to; the current folder unless given.
 
     Raises:
         ConfigError: neither is there; names the nearest shipped study.
     """
-    path = Path(source)
-    if path.is_file():
+    path = Path(folder or ".", source)
+    if _is_file(path):
         return path
     shipped = shipped_studies()
     if str(source) in shipped:
         return shipped[str(source)]
     raise ConfigError(
-        f"study {str(source)!r}: no such file, and no shipped study of that name"
+        f"study {shown(str(source))}: no such file, and no shipped study of that name"
         f"{nearest(str(source), shipped)}; shipped: {listing(shipped)}"
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -63,8 +96,11 @@ def read_yaml(path: Path) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "cannot be parsed"
         raise ConfigError(f"{path}{line}: is not valid YAML ({problem})") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deeply") from error
     except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{path}: {printable(reason)}") from error
 
 
 def parse_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
@@ -74,107 +110,213 @@ def parse_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, A
         ConfigError: a word without ``=``, or a value that is no YAML.
     """
     if isinstance(overrides, Mapping):
-        return nest(overrides, Where("overrides"))
+        return nest(overrides, Where("overrides"), WHOLE)
     pairs = {}
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            raise ConfigError(f"command line: found {word!r}; allowed: KEY=VALUE such as run.data.shots=4")
+            raise ConfigError(
+                f"command line: found {shown(word)}; allowed: KEY=VALUE such as run.data.shots=4"
+            )
         pairs[key] = _parse_value(key, text)
-    return nest(pairs, Where("command line"))
+    return nest(pairs, Where("command line"), WHOLE)
+
+
+def override_words(overrides: Sequence[str] | Mapping[str, Any]) -> tuple[str, ...]:
+    """Overrides as words of a command line."""
+    if not isinstance(overrides, Mapping):
+        return tuple(overrides)
+    return tuple(f"{key}={_flow(value)}" for key, value in overrides.items())
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML in one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    return text.removesuffix("...\n").strip()
 
 
 def _parse_value(key: str, text: str) -> Any:
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(f"command line: {key}: {text!r} is not a YAML value") from error
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"command line: {key}: {shown(text)} is not a YAML value") from error
 
 
-def nest(flat: Mapping[str, Any], where: Where) -> dict[str, Any]:
+def nest(flat: Mapping[str, Any], where: Where, whole: Sequence[str] = ()) -> dict[str, Any]:
     """Key paths (``method.injections.image``) as nested mappings; ``null`` at the end is kept.
+
+    Args:
+        flat: values by key path.
+        where: for messages.
+        whole: key paths below which keys stay as they are written.
 
     Raises:
         ConfigError: two paths contradict each other.
     """
     nested: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, last = str(path).split(".")
+    for path, value in ((str(key), value) for key, value in flat.items()):
+        *parents, last = _steps(path, whole)
         place = nested
         for key in parents:
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
-                raise ConfigError(f"{where / str(path)}: contradicts another key of the same mapping")
-        value = nest(value, where / str(path)) if isinstance(value, Mapping) else value
+                raise ConfigError(f"{where / path}: contradicts another key of the same mapping")
+        if isinstance(value, Mapping):
+            inner = [key.removeprefix(f"{path}.") for key in whole if key.startswith(f"{path}.")]
+            value = dict(value) if _is_below(path, whole) else nest(value, where / path, inner)
         if isinstance(place.get(last), dict) and isinstance(value, dict):
             value = {**place[last], **value}
         place[last] = value
     return nested
 
 
-def load_study(
-    path: Path, overrides: Sequence[str] | Mapping[str, Any], checker: Checker
-) -> tuple[StudyConfig, dict[str, dict[str, Any]]]:
-    """A study and its arms' run configurations, checked and complete, without seeds.
+def _steps(path: str, whole: Sequence[str]) -> list[str]:
+    """The keys of a path; what lies below one of ``whole`` is one key."""
+    for key in whole:
+        if path.startswith(f"{key}."):
+            return [*key.split("."), path.removeprefix(f"{key}.")]
+    return path.split(".")
 
-    Returns:
-        The study, and for each arm its resolved run configuration as plain containers.
+
+def _is_below(path: str, whole: Sequence[str]) -> bool:
+    return any(path == key or path.startswith(f"{key}.") for key in whole)
+
+
+def load_study(path: Path, overrides: Sequence[str] | Mapping[str, Any], checker: Checker) -> StudyFile:
+    """A study file with its defaults and overrides, checked; its arms are not derived yet.
 
     Raises:
         ConfigError: anything that is wrong, with file, key, what was found and what is allowed.
     """
-    content = read_yaml(path)
+    merged = _read_study(path, checker, ())
+    commanded = _nested(parse_overrides(overrides), Where("command line"))
+    if "defaults" in commanded:
+        raise ConfigError("command line: defaults: allowed in study files only")
+    arm_overrides: dict[str, Any] = {}
+    if isinstance(commanded.get("design"), dict):
+        arm_overrides = commanded["design"].pop("arms", {})
+    merged = _without_nulls(checker.merge(merged, commanded, STUDY, Where("command line")))
+    config = _structured(StudyConfig, checker.complete(merged, STUDY, Where(str(path))))
+    return StudyFile(path, config, merged.get("run", {}), arm_overrides)
+
+
+def _read_study(path: Path, checker: Checker, above: tuple[Path, ...]) -> dict[str, Any]:
+    """A file laid over its defaults; ``above`` are the files that led here."""
+    chain = (*above, path.resolve())
+    if path.resolve() in above:
+        raise ConfigError(f"{path}: defaults: lead in a circle: {' → '.join(file.name for file in chain)}")
     where = Where(str(path))
+    content = read_yaml(path)
     if not isinstance(content, Mapping):
         raise ConfigError(
             f"{path}: found {type(content).__name__}; allowed: a mapping with the keys of a study"
         )
-    merged = checker.merge({}, _nest_arms(content, where), STUDY, where)
-    commanded = _nest_arms(parse_overrides(overrides), Where("command line"))
-    arm_overrides: dict[str, Any] = {}
-    if isinstance(commanded.get("design"), dict):
-        arm_overrides = commanded["design"].pop("arms", {})
-    merged = checker.merge(merged, commanded, STUDY, Where("command line"))
-    study = _typed(checker.complete(merged, STUDY, where))
-    patches = study.design.arms or {study.name: {}}
-    for name in arm_overrides:
-        if name not in patches:
-            raise ConfigError(
-                f"command line: design.arms.{name}: the study has no such arm{nearest(name, patches)}; "
-                f"allowed: {listing(patches)}"
-            )
-    arms = {}
-    for name, patch in patches.items():
-        place = where / "design.arms" / name
-        arm = checker.merge(merged.get("run", {}), patch or {}, RUN, place)
-        arm = checker.merge(
-            arm, arm_overrides.get(name, {}), RUN, Where("command line", f"design.arms.{name}")
-        )
-        arms[name] = checker.complete(arm, RUN, place)
-    return study, arms
+    content = _nested(content, where)
+    merged: dict[str, Any] = {}
+    for below in _default_files(content.get("defaults", []), path):
+        found = _read_study(below, checker, chain)
+        inherited = {key: value for key, value in found.items() if key not in ("name", "defaults")}
+        merged = _lay(merged, inherited, Where(str(below)), checker)
+    return _lay(merged, content, where, checker)
 
 
-def _nest_arms(content: Mapping[str, Any], where: Where) -> dict[str, Any]:
-    """The study with the key paths inside its arms nested; names of arms may have dots themselves."""
-    nested = dict(content)
+def _default_files(entries: Any, path: Path) -> Iterator[Path]:
+    where = Where(str(path), "defaults")
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise ConfigError(f"{where}: found {shown(entries)}; allowed: a list of study files or shipped names")
+    for entry in entries:
+        try:
+            yield find_study(entry, path.parent)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+
+
+def _lay(
+    below: Mapping[str, Any], content: Mapping[str, Any], where: Where, checker: Checker
+) -> dict[str, Any]:
+    """A study's content over that of its defaults; a design of another kind replaces theirs."""
+    design = content.get("design")
+    if isinstance(design, Mapping) and "design" in below:
+        kinds = [part.get("kind", "arms") for part in (below["design"], design)]
+        if "kind" in design and kinds[0] != kinds[1]:
+            below = {key: value for key, value in below.items() if key != "design"}
+    return _without_nulls(checker.merge(below, content, STUDY, where))
+
+
+def _without_nulls(study: dict[str, Any]) -> dict[str, Any]:
+    """Without the factors, axes and expectations that ``null`` takes away."""
+    study = {**study}
+    if isinstance(study.get("design"), Mapping):
+        study["design"] = {
+            key: _given(value) if key in ("factors", "axes") else value
+            for key, value in study["design"].items()
+        }
+    if "expect" in study:
+        study["expect"] = _given(study["expect"])
+    return study
+
+
+def _given(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if value is not None}
+
+
+def _nested(content: Mapping[str, Any], where: Where) -> dict[str, Any]:
+    """The study with the key paths inside its arms nested, and its expectations as lists.
+
+    Names of arms may have dots themselves.
+    """
+    nested = {str(key): value for key, value in content.items()}
     design = nested.get("design")
     if isinstance(design, Mapping) and "arms" in design:
-        place = where / "design.arms"
-        if not isinstance(design["arms"], Mapping):
-            raise ConfigError(f"{place}: found {design['arms']!r}; allowed: a mapping of names to changes")
-        arms = {str(name): _nest_patch(patch, place / str(name)) for name, patch in design["arms"].items()}
-        nested["design"] = {**design, "arms": arms}
+        nested["design"] = {**design, "arms": _nested_arms(design["arms"], where / "design.arms")}
+    if isinstance(nested.get("expect"), Mapping):
+        nested["expect"] = {
+            str(arm): _expectations(entry, where / "expect" / str(arm))
+            for arm, entry in nested["expect"].items()
+        }
     return nested
 
 
-def _nest_patch(patch: Any, where: Where) -> dict[str, Any]:
+def _nested_arms(arms: Any, where: Where) -> dict[str, Any]:
+    if not isinstance(arms, Mapping):
+        raise ConfigError(f"{where}: found {shown(arms)}; allowed: a mapping of names to changes")
+    return {str(name): nest_patch(patch, where / str(name)) for name, patch in arms.items()}
+
+
+def nest_patch(patch: Any, where: Where) -> dict[str, Any]:
+    """Changes to ``run``, their key paths nested; nothing for ``null``.
+
+    Raises:
+        ConfigError: no mapping, or two paths contradict each other.
+    """
     if not isinstance(patch, Mapping | None):
-        raise ConfigError(f"{where}: found {patch!r}; allowed: a mapping of key paths of 'run'")
+        raise ConfigError(f"{where}: found {shown(patch)}; allowed: a mapping of key paths of 'run'")
     return nest(patch or {}, where)
 
 
-def _typed(study: Mapping[str, Any]) -> StudyConfig:
-    """The checked study as its dataclass, through OmegaConf's structured configuration."""
-    typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(StudyConfig), study))
-    assert isinstance(typed, StudyConfig)
-    return typed
+def _expectations(entry: Any, where: Where) -> list[Any] | None:
+    """One published number, or a list of them, as a list whose keys are known ones."""
+    if entry is None:
+        return None
+    slots = slots_of(ExpectConfig)
+    entries = entry if isinstance(entry, list) else [entry]
+    for item in entries:
+        for key in item if isinstance(item, Mapping) else ():
+            if key not in slots:
+                raise ConfigError(
+                    f"{where / str(key)}: unknown key {key!r}{nearest(str(key), slots)}; "
+                    f"allowed: {listing(slots)}"
+                )
+    return entries
+
+
+def _structured(kind: Any, value: Any) -> Any:
+    """Checked plain containers as the dataclasses of the schema."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        slots = slots_of(kind)
+        return kind(**{key: _structured(slots[key].type, item) for key, item in value.items()})
+    if get_origin(kind) is dict:
+        return {key: _structured(get_args(kind)[1], item) for key, item in value.items()}
+    if get_origin(kind) is list:
+        return [_structured(item_slot(kind).type, item) for item in value]
+    return value

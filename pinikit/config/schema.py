@@ -119,11 +119,34 @@ class RunConfig:
 
 @dataclass
 class DesignConfig:
-    """How the arms are derived; ``arms`` are changes to ``run``, each under its name."""
+    """How the arms are derived; ``docs/studies.md`` explains each kind with an example."""
 
-    kind: str = bounded("arms", choices=("arms",))
+    kind: str = bounded("arms", choices=("arms", "grid", "one_factor", "leave_one_out", "zip"))
     baseline: str | None = None
     arms: dict[str, Any] = field(default_factory=dict)
+    """Changes to ``run``, each under its name; beside another kind, arms of their own."""
+    factors: dict[str, Any] = field(default_factory=dict)
+    """Values by key path of ``run``, or sets of changes by label."""
+    parts: Any = None
+    """What ``leave_one_out`` leaves out: labels, or changes by name; None for all injections and losses."""
+    axes: dict[str, Any] = field(default_factory=dict)
+    """Values by key path; every arm is repeated at each."""
+    impossible: str = bounded("auto", choices=("auto", "drop", "error"))
+    """What becomes of arms that cannot be built; ``auto`` drops them in a grid."""
+
+
+@dataclass
+class ExpectConfig:
+    """A published number that an arm should come near to."""
+
+    value: float = MISSING
+    tolerance: float = bounded(MISSING, minimum=0)
+    """Largest difference, in the unit of the metric, that counts as reproduced."""
+    metric: str = bounded("accuracy", choices=("accuracy", "macro_accuracy", "nll", "ece"))
+    protocol: str = MISSING
+    """How the number was measured, by name: templates, split, noise at test time."""
+    source: str = MISSING
+    """Where the number stands: a citation."""
 
 
 @dataclass
@@ -131,7 +154,11 @@ class StudyConfig:
     """A study file."""
 
     name: str = MISSING
+    defaults: list[str] = field(default_factory=list)
+    """Study files, or names of shipped studies, that this one is laid over."""
     question: str = ""
     run: RunConfig = field(default_factory=RunConfig)
     design: DesignConfig = field(default_factory=DesignConfig)
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
+    expect: dict[str, list[ExpectConfig]] = field(default_factory=dict)
+    """Published numbers by name or pattern of arms; a study file may leave out the list around one."""

@@ -34,22 +34,23 @@ class PictureFiles(DataSet):
             DataError: the folder is missing.
         """
 
-    def root_folder(self, what_to_put: str) -> Path:
-        """The folder named by ``run.data.root``, with ``~`` expanded.
+    def root_folder(self, what_to_put: str, default: str | None = None) -> Path:
+        """The folder named by ``run.data.root``, or else by ``default``, with ``~`` expanded.
 
         Raises:
             ConfigError: it is not given; ``what_to_put`` says what it must hold.
             DataError: there is no such folder.
         """
-        if not self.root:
+        root = self.root or default
+        if not root:
             raise ConfigError(
                 f"run.data.root is not given: data set {self.name!r} needs the folder "
                 f"that holds {what_to_put}."
             )
-        folder = Path(self.root).expanduser()
+        folder = Path(root).expanduser()
         if not folder.is_dir():
             raise DataError(
-                f"Data set {self.name!r}: run.data.root is {self.root}, which is not a folder. "
+                f"Data set {self.name!r}: run.data.root is {root}, which is not a folder. "
                 f"It must hold {what_to_put}."
             )
         return folder

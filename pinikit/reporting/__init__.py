@@ -1,10 +1,13 @@
-"""Tables, figure and report of a study. pandas and matplotlib are imported where they are used."""
+"""Tables, figures and reports of studies. pandas, matplotlib and jinja2 are imported where they are used."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pinikit import __version__
 from pinikit.data.files import write_atomic
 
 if TYPE_CHECKING:
@@ -13,11 +16,21 @@ if TYPE_CHECKING:
 REPORT = "report.md"
 RESULTS = "results.csv"
 SUMMARY = "summary.csv"
+TABLE = "table.tex"
+PAGE = "report.html"
 FIGURES = ("accuracy.png", "accuracy.svg")
+RANKS = ("ranks.png", "ranks.svg")
+"""Only where a study has enough series and data sets for a critical difference."""
+
+PAGE_LAYOUT = 1
+"""Raised when the page shows the same results otherwise."""
+
+HEAD = 2048
+"""Bytes at the beginning of a page among which its digest stands."""
 
 
 def write_report(result: StudyResult) -> list[Path]:
-    """Write report, ``results.csv``, ``summary.csv`` and the figure as PNG and SVG to the study's folder.
+    """Write ``report.md``, the page, both CSV files, ``table.tex`` and the figures to the study's folder.
 
     Equal results give equal bytes, so a report of this version that is there is left alone. ``report.md`` is
     written last: if it is there, so is the rest.
@@ -28,22 +41,69 @@ def write_report(result: StudyResult) -> list[Path]:
     Raises:
         PinikitError: a file cannot be written.
     """
+    from pinikit.reporting.latex import table_tex
     from pinikit.reporting.markdown import report_text
     from pinikit.reporting.tables import results_csv, summary_csv
 
-    texts = {RESULTS: results_csv(result), SUMMARY: summary_csv(result), REPORT: report_text(result)}
-    folder = result.folder
-    if not _is_written(folder, texts):
+    texts = {
+        RESULTS: results_csv(result),
+        SUMMARY: summary_csv(result),
+        TABLE: table_tex(result),
+        REPORT: report_text(result),
+    }
+    folder, digest = result.folder, _digest([result], texts)
+    if not _is_written(folder, texts, digest):
         _forget(folder / REPORT)
         _draw(result)
+        _write_page([result], folder / PAGE, digest)
         for name, text in texts.items():
             write_atomic(folder / name, text)
-    return [folder / name for name in (REPORT, RESULTS, SUMMARY, *FIGURES) if (folder / name).is_file()]
+    names = (REPORT, PAGE, RESULTS, SUMMARY, TABLE, *FIGURES, *RANKS)
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
-def _is_written(folder: Path, texts: dict[str, str]) -> bool:
-    drawn = all((folder / name).is_file() for name in FIGURES)
+def write_page(results: Sequence[StudyResult], path: Path) -> None:
+    """Write a page about several studies side by side; one that shows the same already is left alone.
+
+    Raises:
+        PinikitError: it cannot be written.
+    """
+    digest = _digest(results, {})
+    if not _has_digest(path, digest):
+        _write_page(results, path, digest)
+
+
+def _write_page(results: Sequence[StudyResult], path: Path, digest: str) -> None:
+    from pinikit.reporting.html.page import html_page
+
+    write_atomic(path, html_page(results, digest))
+
+
+def _digest(results: Sequence[StudyResult], texts: Mapping[str, str]) -> str:
+    """Tells pages with different content apart: of the runs' checksums, and what else is said of them."""
+    content = hashlib.sha256(f"{__version__} {PAGE_LAYOUT}".encode())
+    for result in results:
+        study = result.study
+        for part in (study.name, study.question, *map(str, study.overrides), str(study.picked)):
+            content.update(part.encode() + b"\0")
+        for (arm, seed), item in result.results.items():
+            content.update(f"{arm}\0{seed}\0{item.content.get('checksum')}\0".encode())
+    for text in texts.values():
+        content.update(text.encode())
+    return content.hexdigest()
+
+
+def _is_written(folder: Path, texts: Mapping[str, str], digest: str) -> bool:
+    drawn = all((folder / name).is_file() for name in FIGURES) and _has_digest(folder / PAGE, digest)
     return drawn and all(_is_same(folder / name, text) for name, text in texts.items())
+
+
+def _has_digest(path: Path, digest: str) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return digest.encode() in stream.read(HEAD)
+    except OSError:
+        return False
 
 
 def _is_same(path: Path, text: str) -> bool:
@@ -62,4 +122,19 @@ def _draw(result: StudyResult) -> None:
     from pinikit.reporting.figure import accuracy_figure
 
     for name, content in zip(FIGURES, accuracy_figure(result), strict=True):
+        write_atomic(result.folder / name, content)
+    draw_ranks(result)
+
+
+def draw_ranks(result: StudyResult) -> None:
+    """Draw the critical-difference diagram, or remove it where the study has none (any more)."""
+    from pinikit.reporting.rank_figure import rank_figure
+    from pinikit.study.statistics import ranking
+
+    ranks = ranking(result.study, result.results)
+    if ranks is None or not ranks.tested:
+        for name in RANKS:
+            _forget(result.folder / name)
+        return
+    for name, content in zip(RANKS, rank_figure(ranks), strict=True):
         write_atomic(result.folder / name, content)

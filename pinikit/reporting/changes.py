@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
-from pinikit.config.checking import Checker, Slot, slots_of
+from pinikit.config.checking import Checker, Slot, item_slot, slots_of
 from pinikit.config.schema import InjectionConfig, LossConfig, RunConfig
+from pinikit.config.text import value_text
 from pinikit.plugin import registry
 
 if TYPE_CHECKING:
@@ -38,9 +40,15 @@ class ArmSettings:
 
     def __init__(self, study: Study) -> None:
         self._baselines = {name: arm.baseline for name, arm in study.arms.items()}
-        checker = Checker(registry())
-        self._arms = {name: dict(_settings(arm.config, checker)) for name, arm in study.arms.items()}
+        reader = _Reader(Checker(registry()))
+        self._arms = {name: reader.settings(arm.config) for name, arm in study.arms.items()}
         self._methods = {name: str(arm.config["method"]["name"]) for name, arm in study.arms.items()}
+        self._members: Counter[str | None] = Counter(self._methods.values())
+        self._members[None] = len(self._arms)
+        self._texts: dict[tuple[str | None, str], Counter[str]] = {}
+        for name, own in self._arms.items():
+            for key, item in own.items():
+                self._texts.setdefault((self._group(key, name), key), Counter())[item.text] += 1
 
     def changes(self, arm: str) -> dict[str, str]:
         """Where an arm differs from the baseline; for the baseline or without one, from what arms share."""
@@ -73,15 +81,13 @@ class ArmSettings:
 
     def _is_shared(self, key: str, item: Setting, arm: str) -> bool:
         """Whether all comparable arms agree; one arm alone shares no more than its defaults."""
-        group = self._comparable(key, arm)
-        agree = all(key in own and own[key].text == item.text for own in group)
-        return agree and (item.default or len(group) > 1)
+        group = self._group(key, arm)
+        agree = self._texts[group, key][item.text] == self._members[group]
+        return agree and (item.default or self._members[group] > 1)
 
-    def _comparable(self, key: str, arm: str) -> list[Settings]:
-        """Arms of the same method for a method's own setting, else all arms."""
-        if not key.startswith("method."):
-            return list(self._arms.values())
-        return [own for name, own in self._arms.items() if self._methods[name] == self._methods[arm]]
+    def _group(self, key: str, arm: str) -> str | None:
+        """Arms that are comparable: of the same method for a method's own setting, else all (None)."""
+        return self._methods[arm] if key.startswith("method.") else None
 
 
 def change_text(changes: Mapping[str, str]) -> str:
@@ -89,34 +95,53 @@ def change_text(changes: Mapping[str, str]) -> str:
     return "; ".join(f"{key.removeprefix('method.')}: {text}" for key, text in changes.items())
 
 
-def _settings(config: Mapping[str, Any], checker: Checker) -> Iterator[tuple[str, Setting]]:
-    slots = slots_of(RunConfig)
-    for key in sorted(slots, key=lambda key: key != "method"):
-        if key in config and key not in LEFT_OUT:
-            yield from _walk(config[key], slots[key], key, checker)
+class _Reader:
+    """Reads configurations; what several arms share is read once."""
 
+    def __init__(self, checker: Checker) -> None:
+        self._checker = checker
+        # By the identity of a part, which is kept beside the result so that none is given away anew.
+        self._known: dict[tuple[int, str], tuple[dict[str, Setting], Any]] = {}
 
-def _walk(value: Any, slot: Slot, path: str, checker: Checker) -> Iterator[tuple[str, Setting]]:
-    """Leaves of a configuration: plain values, injections and losses."""
-    if slot.type is InjectionConfig:
-        yield path, Setting(injection_text(value, checker), False)
-    elif slot.type is LossConfig:
-        loss = slots_of(LossConfig)["loss"]
-        yield path, Setting(component_text(value, "loss", checker, loss.extras), False)
-    elif slot.component is not None:
-        yield path, Setting(value["name"], False)
-        inner = checker.component_slots(slot.component, value["name"], slot.extras)
-        for key, item in value.items():
-            if key != "name":
-                yield from _walk(item, inner[key], f"{path}.{key}", checker)
-    elif dataclasses.is_dataclass(slot.type) and isinstance(slot.type, type):
-        for key, inner_slot in slots_of(slot.type).items():
-            yield from _walk(value[key], inner_slot, f"{path}.{key}", checker)
-    elif get_origin(slot.type) in (dict, Mapping) and get_args(slot.type)[1] in (InjectionConfig, LossConfig):
-        for label, item in value.items():
-            yield from _walk(item, Slot(get_args(slot.type)[1]), f"{path}.{label}", checker)
-    else:
-        yield path, Setting(value_text(value), value == slot.default)
+    def settings(self, config: Mapping[str, Any]) -> dict[str, Setting]:
+        """The leaves of a complete configuration by key path, the method's first."""
+        slots = slots_of(RunConfig)
+        found: dict[str, Setting] = {}
+        for key in sorted(slots, key=lambda key: key != "method"):
+            if key in config and key not in LEFT_OUT:
+                found |= self._read(config[key], slots[key], key)
+        return found
+
+    def _read(self, value: Any, slot: Slot, path: str) -> dict[str, Setting]:
+        if not isinstance(value, Mapping):
+            return dict(self._walk(value, slot, path))
+        key = (id(value), path)
+        if key not in self._known:
+            self._known[key] = (dict(self._walk(value, slot, path)), value)
+        return self._known[key][0]
+
+    def _walk(self, value: Any, slot: Slot, path: str) -> Iterator[tuple[str, Setting]]:
+        """Leaves of a configuration: plain values, injections and losses."""
+        kind, checker = slot.type, self._checker
+        if kind is InjectionConfig:
+            yield path, Setting(injection_text(value, checker), False)
+        elif kind is LossConfig:
+            loss = slots_of(LossConfig)["loss"]
+            yield path, Setting(component_text(value, "loss", checker, loss.extras), False)
+        elif slot.component is not None:
+            yield path, Setting(value["name"], False)
+            inner = checker.component_slots(slot.component, value["name"], slot.extras)
+            for key, item in value.items():
+                if key != "name":
+                    yield from self._read(item, inner[key], f"{path}.{key}").items()
+        elif dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            for key, inner_slot in slots_of(kind).items():
+                yield from self._read(value[key], inner_slot, f"{path}.{key}").items()
+        elif get_origin(kind) in (dict, Mapping) and get_args(kind)[1] in (InjectionConfig, LossConfig):
+            for label, item in value.items():
+                yield from self._read(item, item_slot(kind), f"{path}.{label}").items()
+        else:
+            yield path, Setting(value_text(value), value == slot.default)
 
 
 def injection_text(config: Mapping[str, Any], checker: Checker) -> str:
@@ -140,18 +165,3 @@ def component_text(config: Mapping[str, Any], kind: str, checker: Checker, extra
         return f"{config['name']}.{next(iter(given.values()))}"
     words = ", ".join(f"{key}={value}" for key, value in given.items())
     return f"{config['name']}({words})" if words else str(config["name"])
-
-
-def value_text(value: Any) -> str:
-    """A plain value as YAML says it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(value_text, value)) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {value_text(item)}" for key, item in value.items()) + "}"
-    return str(value)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pinikit.reporting.text import plural, plus_minus, signed_interval
-from pinikit.study.statistics import ArmSummary, arm_summaries, finished_seeds, headline
+from pinikit.study.statistics import ArmSummary, finished_by_arm, headline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +38,8 @@ STYLES = (
 WIDTH, HEIGHT = 12.8, 7.2
 """Inches: a slide of 1280 × 720 at 100 dots an inch. More than ``ROWS`` arms make it higher."""
 ROWS, ROW_HEIGHT = 14, 0.38
+MOST_ROWS = 40
+"""Arms that are drawn: of more, the most accurate ones and the baseline."""
 TOP, BOTTOM, EDGE = 1.52, 1.32, 0.35
 """Inches above, below and beside the plot."""
 DPI = 150
@@ -80,24 +82,37 @@ def accuracy_figure(result: StudyResult) -> tuple[bytes, bytes]:
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         mpl.rcdefaults()
         mpl.rcParams.update(SETTINGS)
-        rows = make_rows(result)
+        rows = _chosen(make_rows(result))
         figure = Figure(figsize=(WIDTH, _height(len(rows))), facecolor="white")
         FigureCanvasAgg(figure)
         _draw(figure, result, rows)
         return _render(figure, "png", {"Software": None}), _render(figure, "svg", {"Date": None})
 
 
-def make_rows(result: StudyResult) -> list[Row]:
-    """The study's arms in their order, each cost class with a colour and a marker."""
-    summaries = arm_summaries(result.study, result.results)
-    looks = _styles(summaries)
+def make_rows(result: StudyResult, summaries: Sequence[ArmSummary] | None = None) -> list[Row]:
+    """The study's arms in their order, each cost class with a colour and a marker.
+
+    ``summaries`` are the study's own, where they are known already.
+    """
+    summaries = summaries or result.summaries
+    looks, finished = _styles(summaries), finished_by_arm(result.results)
     highest = max((row.accuracy for row in summaries if row.seeds), default=math.nan)
     rows = []
     for summary in summaries:
         cost = cost_group(summary.cost_class)
-        seeds = tuple(headline(item) for item in finished_seeds(result.results, summary.arm).values())
+        seeds = tuple(headline(item) for item in finished.get(summary.arm, {}).values())
         rows.append(Row(summary, seeds, cost, *looks[cost], summary.accuracy == highest))
     return rows
+
+
+def _chosen(rows: Sequence[Row]) -> list[Row]:
+    """The most accurate arms, in the study's order, with the baseline of the best of them."""
+    ranked = sorted((row for row in rows if row.seeds), key=lambda row: -row.summary.accuracy)
+    if len(rows) <= MOST_ROWS or not ranked:
+        return list(rows[:MOST_ROWS])
+    arms = dict.fromkeys([ranked[0].summary.baseline, *(row.summary.arm for row in ranked)])
+    chosen = list(arms)[: MOST_ROWS + (not ranked[0].summary.baseline)]
+    return [row for row in rows if row.summary.arm in chosen]
 
 
 def cost_group(cost_class: str) -> str:
@@ -159,7 +174,7 @@ def _draw(figure: Figure, result: StudyResult, rows: Sequence[Row]) -> None:
             fontweight="bold" if row.best else "normal",
         )
     _draw_columns(axes, columns, widths, (right - left), rows, size - 1.5)
-    _titles(figure, result, height)
+    _titles(figure, result, len(rows), height)
     _legend(figure, rows, height)
 
 
@@ -331,20 +346,24 @@ def _right_text(
     )
 
 
-def _titles(figure: Figure, result: StudyResult, height: float) -> None:
+def _titles(figure: Figure, result: StudyResult, rows: int, height: float) -> None:
     title = textwrap.shorten(result.study.question or result.study.name, 78, placeholder=" …")
     size = 22 if len(title) <= 60 else 18
     left = EDGE / WIDTH
     figure.text(left, 1 - 0.38 / height, title, fontsize=size, fontweight="bold", ha="left", va="top")
-    figure.text(left, 1 - 0.86 / height, _subtitle(result), fontsize=13, color=FAINT, ha="left", va="top")
+    figure.text(
+        left, 1 - 0.86 / height, _subtitle(result, rows), fontsize=13, color=FAINT, ha="left", va="top"
+    )
 
 
-def _subtitle(result: StudyResult) -> str:
-    """Task, backbone and seeds; long lists are cut."""
+def _subtitle(result: StudyResult, rows: int) -> str:
+    """Task, backbone, seeds, and what is not drawn; long lists are cut."""
     runs = result.study.runs
     tasks = dict.fromkeys(f"{run.manifest.dataset}, {plural(run.manifest.shots, 'shot')}" for run in runs)
     models = dict.fromkeys(str(run.config["backbone"]["name"]).rpartition("/")[2] for run in runs)
     parts = [", ".join(tasks), ", ".join(models), plural(len(result.study.seeds), "seed")]
+    arms = len(result.study.arms)
+    parts += [f"the best {rows} of {arms:,} arms"] if rows < arms else []
     return textwrap.shorten("   ·   ".join(parts), 110, placeholder=" …")
 
 

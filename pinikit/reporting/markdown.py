@@ -4,21 +4,47 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pinikit import __version__
 from pinikit.reporting.changes import ArmSettings
-from pinikit.reporting.text import count, duration, number, plural, plus_minus, signed_interval
-from pinikit.study.statistics import ArmSummary, SharedCosts, arm_summaries, shared_costs
+from pinikit.reporting.differences import differences_section
+from pinikit.reporting.headline import headline_sentence
+from pinikit.reporting.marks import marked
+from pinikit.reporting.settings import grid_of, grid_section, series_section
+from pinikit.reporting.text import (
+    count,
+    duration,
+    markdown_table,
+    number,
+    plural,
+    plus_minus,
+    signed,
+    signed_interval,
+)
+from pinikit.study.expectations import verdicts
+from pinikit.study.statistics import (
+    ArmSummary,
+    SeriesSummary,
+    SharedCosts,
+    ranking,
+    series_summaries,
+    shared_costs,
+)
 
 if TYPE_CHECKING:
     from pinikit.api import StudyResult
+    from pinikit.data.manifest import SplitManifest
     from pinikit.study.study import Run
 
-LAYOUT = 2
+LAYOUT = 3
 """Raised when figure or report come out differently from equal results, so that old ones are made anew."""
+
+RANKS = "ranks.png"
+LISTED = 12
+"""Arms that a sentence names; of more only the number is said."""
 
 _HEADLINE = (
     "Test accuracy in percent at the last epoch, with noise at its mean. No epoch and no setting was chosen "
@@ -30,12 +56,21 @@ _INTERVALS = (
 )
 _PAIRS = (
     "Δ is the mean of the paired differences to `{baseline}` on the seeds that both finished, in points, "
-    "with its 95 % t-interval. Intervals are not corrected for the number of arms."
+    "with its 95 % t-interval over seeds. Intervals are not corrected for the number of arms; tests are."
 )
 _DRAWS = (
     "`mc-K` averages the probabilities of K draws. *draw std* (spread of accuracy between these draws, mean "
     "over seeds), *flip rate* (how often two of them disagree on a picture) and *noise / feature* (size of "
-    "the noise relative to what it meets) describe noise at test time and are no part of ±."
+    "the noise relative to what it meets) describe noise at test time and are no part of ±, which comes from "
+    "*seed std*, the spread of the headline between seeds."
+)
+_WITHIN = (
+    "*within*: our mean over seeds differs from the paper's by no more than the tolerance; the interval over "
+    "seeds does not decide, but is said where it reaches across the border."
+)
+_PICTURES = (
+    "± is no statement on other test pictures: another {pictures} of them would move a single accuracy by up "
+    "to {points} points (95 %, binomial), differences on the same pictures usually by less."
 )
 _COSTS = (
     "Time (training and evaluation, without loading and encoding pictures once for all runs), images/s and "
@@ -48,15 +83,18 @@ _COSTS = (
 
 def report_text(result: StudyResult) -> str:
     """The report as Markdown."""
-    study = result.study
-    summaries = arm_summaries(study, result.results)
+    study, summaries = result.study, result.summaries
+    series = series_summaries(study, result.results)
     parts = [
         f"# {study.name}",
         f"**{study.question}**" if study.question else "",
-        headline_sentence(summaries, study.baseline, _task(study.runs)),
+        headline_sentence(study, summaries, series),
         "![Test accuracy by arm](accuracy.png)",
+        *_over_settings(result, summaries, series),
         "## Results",
         _result_table(summaries),
+        *_titled(f"## Differences to `{study.baseline}`", differences_section(summaries)),
+        *_titled("## Published numbers", published_section(result)),
         "## Noise and calibration",
         _noise_table(summaries),
         "## Costs",
@@ -69,47 +107,55 @@ def report_text(result: StudyResult) -> str:
         _failures(result),
         _notes(result, summaries),
         "## How it was measured",
-        _method(summaries, study.baseline),
+        "\n".join(f"- {line}" for line in method_lines(result, summaries)),
         _environment(result),
         f"<!-- pinikit {__version__}, layout {LAYOUT} -->",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def headline_sentence(summaries: Sequence[ArmSummary], baseline: str | None, task: str) -> str:
-    """The best arm with its numbers, and whether seeds tell it from the baseline."""
-    finished = [row for row in summaries if row.seeds]
-    if not finished:
-        return "No run finished, so there is nothing to compare."
-    best = max(finished, key=lambda row: row.accuracy)
-    what = f"{plus_minus(best.accuracy, best.accuracy_interval)} % test accuracy on {task}"
-    over = f"mean over {plural(best.seeds, 'seed')}"
-    over += ", 95 % interval" if best.seeds > 1 else ", which gives no interval"
-    reference = next((row for row in finished if row.arm == baseline), None)
-    if len(finished) == 1:
-        return f"`{best.arm}` reaches {what} ({over})."
-    sentence = f"Of {plural(len(finished), 'arm')}, `{best.arm}` is the most accurate: {what} ({over})"
-    if reference is None or best is reference:
-        return f"{sentence}{'; no arm beats the baseline' if best is reference else ''}."
-    gain = signed_interval(best.difference, best.difference_low, best.difference_high)
-    verdict = _verdict(best)
-    return f"{sentence}, {gain} points against `{baseline}` ({number(reference.accuracy)} %){verdict}."
+def _titled(title: str, section: str) -> list[str]:
+    """Nothing where the section is empty."""
+    return [title, section] if section else []
 
 
-def _verdict(row: ArmSummary) -> str:
-    if row.pairs == 0:
-        return "; they share no seed"
-    if math.isnan(row.difference_low):
-        return "; one shared seed says nothing about the spread"
-    if row.difference_low <= 0 <= row.difference_high:
-        return "; that interval contains 0, so these seeds do not tell the two apart"
-    return f", ahead on {row.wins} of {plural(row.pairs, 'seed')}"
+def _over_settings(
+    result: StudyResult, summaries: Sequence[ArmSummary], series: Sequence[SeriesSummary]
+) -> list[str]:
+    """The sections that only studies with axes have."""
+    grid = grid_of(result.study, result.results, summaries)
+    if grid is None:
+        return []
+    ranks = ranking(result.study, result.results)
+    return [
+        "## Each setting",
+        grid_section(grid, result.study.baseline),
+        "## All settings",
+        series_section(series, ranks, RANKS),
+    ]
 
 
-def _task(runs: Iterable[Run]) -> str:
-    """Data set and shots in words."""
-    tasks = dict.fromkeys((run.manifest.dataset, run.manifest.shots) for run in runs)
-    return " and ".join(f"{dataset} with {plural(shots, 'shot')}" for dataset, shots in tasks)
+def published_section(result: StudyResult) -> str:
+    """Paper beside ours; empty where the study expects nothing."""
+    found = verdicts(result.study, result.results)
+    if not found:
+        return ""
+    head = ("arm", "metric", "paper", "ours", "difference", "tolerance", "within", "protocol", "source")
+    rows = [
+        (
+            f"`{item.arm}`",
+            item.expected.metric,
+            number(item.expected.value),
+            plus_minus(item.ours.mean, item.ours.interval),
+            signed(item.difference),
+            number(item.expected.tolerance),
+            item.text,
+            item.expected.protocol,
+            item.expected.source,
+        )
+        for item in found
+    ]
+    return f"{markdown_table(head, rows)}\n\n{_WITHIN}"
 
 
 def _result_table(summaries: Sequence[ArmSummary]) -> str:
@@ -121,7 +167,7 @@ def _result_table(summaries: Sequence[ArmSummary]) -> str:
             f"`{row.arm}`",
             f"{row.seeds}" + (f" ({row.failed} failed)" if row.failed else ""),
             plus_minus(row.accuracy, row.accuracy_interval),
-            signed_interval(row.difference, row.difference_low, row.difference_high),
+            marked(signed_interval(row.difference, row.difference_low, row.difference_high), row),
             f"{row.wins}/{row.ties}/{row.losses}" if row.pairs else "",
             number(row.sample_accuracy),
             number(row.mc_accuracy),
@@ -130,14 +176,15 @@ def _result_table(summaries: Sequence[ArmSummary]) -> str:
         )
         for row in summaries
     ]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _noise_table(summaries: Sequence[ArmSummary]) -> str:
-    head = ("arm", "draw std", "flip rate %", "noise / feature", "NLL", "ECE %")
+    head = ("arm", "seed std", "draw std", "flip rate %", "noise / feature", "NLL", "ECE %")
     rows = [
         (
             f"`{row.arm}`",
+            number(row.seed_std),
             number(row.draw_std),
             number(row.flip_rate),
             row.noise_ratio,
@@ -146,7 +193,7 @@ def _noise_table(summaries: Sequence[ArmSummary]) -> str:
         )
         for row in summaries
     ]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _cost_table(summaries: Sequence[ArmSummary]) -> str:
@@ -177,7 +224,7 @@ def _cost_table(summaries: Sequence[ArmSummary]) -> str:
         )
         for row in summaries
     ]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _shared(costs: SharedCosts) -> str:
@@ -211,22 +258,30 @@ def _code(text: str) -> str:
 
 def _data(runs: Sequence[Run]) -> str:
     """Each split manifest once, with the arms that use it if not all do."""
-    arms = dict.fromkeys(run.arm for run in runs)
-    rows = {}
+    arms = {run.arm for run in runs}
+    manifests: dict[str, tuple[SplitManifest, dict[str, None]]] = {}
     for run in runs:
-        manifest = run.manifest
-        users = list(dict.fromkeys(other.arm for other in runs if other.manifest.hash == manifest.hash))
-        rows[manifest.hash] = (
+        manifests.setdefault(run.manifest.hash, (run.manifest, {}))[1][run.arm] = None
+    rows = [
+        (
             manifest.dataset,
             str(manifest.shots),
             str(manifest.split_seed),
             str(len(manifest.class_names)),
             f"{len(manifest.train)} / {len(manifest.val)} / {len(manifest.test)}",
-            "all" if len(users) == len(arms) else ", ".join(f"`{arm}`" for arm in users),
+            "all" if len(users) == len(arms) else _listed(list(users)),
             f"`{manifest.hash[:16]}`",
         )
+        for manifest, users in manifests.values()
+    ]
     head = ("data set", "shots", "split seed", "classes", "train / val / test", "arms", "manifest")
-    return _table(head, rows.values())
+    return markdown_table(head, rows)
+
+
+def _listed(arms: Sequence[str]) -> str:
+    """Names of arms; of many only the first ones."""
+    names = ", ".join(f"`{arm}`" for arm in arms[:LISTED])
+    return names if len(arms) <= LISTED else f"{names} and {len(arms) - LISTED} more"
 
 
 def _failures(result: StudyResult) -> str:
@@ -239,24 +294,31 @@ def _failures(result: StudyResult) -> str:
 
 
 def _notes(result: StudyResult, summaries: Sequence[ArmSummary]) -> str:
-    notes = [*result.study.notes, *_caveats(result, summaries)]
+    notes = [*result.study.notes, *caveats(result, summaries)]
     return "\n".join(["## Notes", "", *(f"- {_one_line(note)}" for note in notes)]) if notes else ""
 
 
-def _caveats(result: StudyResult, summaries: Sequence[ArmSummary]) -> Iterator[str]:
+def caveats(result: StudyResult, summaries: Sequence[ArmSummary]) -> Iterator[str]:
     """What a reader must know before believing the table."""
     if alone := [row.arm for row in summaries if row.seeds == 1]:
-        yield f"No interval for {', '.join(f'`{arm}`' for arm in alone)}: one seed shows no spread."
+        yield f"No interval for {_listed(alone)}: one seed shows no spread."
     if fixed := [row.arm for row in summaries if row.accuracy_interval == 0]:
-        names = ", ".join(f"`{arm}`" for arm in fixed)
-        yield f"Every seed gives {names} the same accuracy: their ± 0.00 says nothing of other pictures."
+        yield (
+            f"Every seed gives {_listed(fixed)} the same accuracy: their ± 0.00 says nothing of other "
+            "pictures."
+        )
     if fewer := [row for row in summaries if row.failed and row.pairs]:
         pairs = ", ".join(f"`{row.arm}` {row.pairs}" for row in fewer)
         yield f"Some seeds failed; differences are over the seeds that both arms have: {pairs}."
     if other := _on_other_data(result):
         yield (
-            f"{', '.join(f'`{arm}`' for arm in other)} ran on other split manifests than the baseline: the "
+            f"{_listed(other)} ran on other split manifests than the baseline: the "
             "difference is not one on the same pictures."
+        )
+    if same := _on_one_split(result.study.runs):
+        yield (
+            f"All seeds of {_listed(same)} have the same few-shot split: their ± is the spread of training "
+            "alone."
         )
     if odd := [row for row in summaries if row.noise not in ("", "mean")]:
         yield f"Without noise at its mean: {', '.join(f'`{row.arm}` ({row.noise})' for row in odd)}."
@@ -275,13 +337,29 @@ def _on_other_data(result: StudyResult) -> list[str]:
     ]
 
 
-def _method(summaries: Sequence[ArmSummary], baseline: str | None) -> str:
-    lines = [_HEADLINE, _INTERVALS]
+def _on_one_split(runs: Sequence[Run]) -> list[str]:
+    """Arms with several seeds on one split manifest."""
+    splits: dict[str, list[str]] = {}
+    for run in runs:
+        splits.setdefault(run.arm, []).append(run.manifest.hash)
+    return [arm for arm, hashes in splits.items() if len(hashes) > 1 and len(set(hashes)) == 1]
+
+
+def method_lines(result: StudyResult, summaries: Sequence[ArmSummary]) -> list[str]:
+    """How the numbers were measured, a sentence or two each."""
+    baseline = result.study.baseline
+    lines = [_HEADLINE, _INTERVALS, _pictures(result.study.runs)]
     if baseline is not None:
         lines.append(_PAIRS.format(baseline=baseline))
     if any(row.mc_noise for row in summaries):
         lines.append(_DRAWS)
-    return "\n".join(f"- {line}" for line in [*lines, _COSTS])
+    return [*lines, _COSTS]
+
+
+def _pictures(runs: Sequence[Run]) -> str:
+    """How much of an accuracy hangs on the test pictures, for the smallest test set, at 50 % at worst."""
+    pictures = min(len(run.manifest.test) for run in runs)
+    return _PICTURES.format(pictures=pictures, points=f"{98 / math.sqrt(pictures):.1f}")
 
 
 def _environment(result: StudyResult) -> str:
@@ -304,11 +382,6 @@ def _environment_line(path: Path) -> str:
         return f"Python {content['python']} on {content['platform']} ({machine}): {versions}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _one_line(text: str) -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pinikit.study.statistics import ArmSummary, arm_summaries, long_rows
+from pinikit.study.statistics import ArmSummary, long_rows
 
 if TYPE_CHECKING:
     from pinikit.api import StudyResult
@@ -23,7 +23,7 @@ def results_csv(result: StudyResult) -> str:
 
 def summary_csv(result: StudyResult) -> str:
     """One line per arm."""
-    rows = [dataclasses.asdict(row) for row in arm_summaries(result.study, result.results)]
+    rows = [vars(row) for row in result.summaries]
     return _csv([item.name for item in dataclasses.fields(ArmSummary)], rows)
 
 

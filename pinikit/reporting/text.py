@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 UNKNOWN = "–"
 
@@ -60,3 +61,21 @@ def duration(seconds: float) -> str:
 def plural(amount: int, noun: str) -> str:
     """``1 run``, ``3 runs``."""
     return f"{amount} {noun}" + ("" if amount == 1 else "s")
+
+
+def p_value(value: float) -> str:
+    """``0.031``; never 0."""
+    if math.isnan(value):
+        return UNKNOWN
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def interval(low: float, high: float, digits: int = 2) -> str:
+    """``[+0.18, +3.24]``, or a dash if it is unknown."""
+    return UNKNOWN if math.isnan(low) else f"[{signed(low, digits)}, {signed(high, digits)}]"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose cells may hold bars."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

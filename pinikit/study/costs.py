@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 from pinikit.components.contracts import Method, Predictor
 from pinikit.study.memory import PeakMemory
@@ -17,22 +16,24 @@ log = logging.getLogger("pinikit.costs")
 PEAK = "peak_memory_mb"
 
 
-@contextmanager
-def metered(phase: str, bank: Bank) -> Iterator[dict[str, float]]:
-    """Measure the block; the dictionary has what it cost once the block is left.
+class Meter:
+    """Measures a phase from its making on.
 
     ``seconds_<phase>`` are without those of the bank (``seconds_bank``): runs share the bank, so encoding
     falls on whichever comes first, and the rest is a run's own.
     """
-    costs: dict[str, float] = {}
-    memory = PeakMemory(bank.device)
-    start, before = time.perf_counter(), _counts(bank)
-    yield costs
-    used = {name: value - before[name] for name, value in _counts(bank).items()}
-    own = time.perf_counter() - start - used["seconds_bank"]
-    tokens = used.pop("tokens")
-    costs |= {**used, f"seconds_{phase}": own, "seconds_total": own, f"tokens_{phase}": tokens}
-    costs[PEAK] = memory.megabytes()
+
+    def __init__(self, phase: str, bank: Bank) -> None:
+        self._phase, self._bank, self._memory = phase, bank, PeakMemory(bank.device)
+        self._start, self._before = time.perf_counter(), _counts(bank)
+
+    def costs(self) -> dict[str, float]:
+        """What the phase has cost so far."""
+        used = {name: value - self._before[name] for name, value in _counts(self._bank).items()}
+        own = time.perf_counter() - self._start - used["seconds_bank"]
+        tokens = used.pop("tokens")
+        phase = {f"seconds_{self._phase}": own, "seconds_total": own, f"tokens_{self._phase}": tokens}
+        return {**used, **phase, PEAK: self._memory.megabytes()}
 
 
 def share(costs: Mapping[str, float], runs: int) -> dict[str, float]:
@@ -44,7 +45,7 @@ def add_costs(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str,
     """The costs of two phases of a run: sums, and the higher peak of memory."""
     total = dict(one)
     for name, value in other.items():
-        total[name] = max(total[name], value) if name == PEAK else total.get(name, 0) + value
+        total[name] = max(total.get(name, 0), value) if name == PEAK else total.get(name, 0) + value
     return total
 
 

@@ -5,10 +5,9 @@ Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pinikit.data.files import canonical_json
 from pinikit.errors import ConfigError
 from pinikit.study.study import Run
 
@@ -41,9 +40,9 @@ def group_runs(
         ConfigError: ``fuse`` is none of these.
     """
     limit = largest_group(fuse)
-    alike: dict[str, dict[str, Run]] = {}
-    for run in runs:
-        alike.setdefault(_structure(run, footprints[run.arm]), {}).setdefault(run.id, run)
+    alike: dict[Hashable, dict[str, Run]] = {}
+    for run, shape in zip(runs, shapes_of(runs), strict=True):
+        alike.setdefault(_structure(run, footprints[run.arm], shape), {}).setdefault(run.id, run)
     groups = []
     for members in alike.values():
         ordered = sorted(members.values(), key=lambda run: run.id)
@@ -73,31 +72,40 @@ def _affordable(run: Run, footprint: Footprint) -> int:
     return min(max(budget // max(footprint.bytes_per_arm or 1, 1), 1), LARGEST)
 
 
-def _structure(run: Run, footprint: Footprint) -> str:
+def _structure(run: Run, footprint: Footprint, shape: Hashable) -> Hashable:
     """Equal for runs that may be one computation; a run's own identity where it cannot be fused."""
     alone = footprint.bytes_per_arm is None or footprint.trainable_parameters == 0
-    return run.id if alone else _shape(run)
+    return run.id if alone else shape
 
 
 def related_runs(runs: Sequence[Run], todo: Sequence[Run]) -> list[Run]:
     """Those of ``runs`` that may share a group with one of ``todo``, which they include."""
-    shapes = {_shape(run) for run in todo}
-    return [run for run in runs if _shape(run) in shapes]
+    wanted = set(shapes_of(todo))
+    return [run for run, shape in zip(runs, shapes_of(runs), strict=True) if shape in wanted]
 
 
-def _shape(run: Run) -> str:
-    """The configuration without seeds and floating-point numbers."""
-    config = {key: value for key, value in run.config.items() if key not in ("seed", "data", "evaluate")}
-    manifest = run.manifest
-    data = {key: value for key, value in run.config["data"].items() if key not in ("split_seed", "manifest")}
-    sizes = [len(manifest.train), list(manifest.class_names)]
-    return canonical_json([_without_numbers(config), data, run.template, sizes])
+def shapes_of(runs: Sequence[Run]) -> list[Hashable]:
+    """For each run what is equal where configurations differ in seeds and floating-point numbers only."""
+    known: dict[int, Hashable] = {}  # by the identity of a part, which the runs keep
+    return [_shape(run, known) for run in runs]
 
 
-def _without_numbers(value: Any) -> Any:
-    """The same with every floating-point number blanked out."""
-    if isinstance(value, Mapping):
-        return {key: _without_numbers(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_without_numbers(item) for item in value]
-    return "a number" if isinstance(value, float) else value
+def _shape(run: Run, known: dict[int, Hashable]) -> Hashable:
+    parts = [_blank(value, known) for key, value in run.config.items() if key not in _NO_SHAPE]
+    data = [(key, _blank(value, known)) for key, value in run.config["data"].items() if key not in _SAMPLING]
+    return (*parts, *data, run.template, len(run.manifest.train), run.manifest.class_names)
+
+
+_NO_SHAPE = frozenset({"seed", "data", "evaluate"})
+_SAMPLING = frozenset({"split_seed", "manifest"})
+
+
+def _blank(value: Any, known: dict[int, Hashable]) -> Hashable:
+    """A part of a configuration with every floating-point number blanked out."""
+    if isinstance(value, dict):
+        if id(value) not in known:
+            known[id(value)] = tuple(sorted((key, _blank(item, known)) for key, item in value.items()))
+        return known[id(value)]
+    if isinstance(value, list | tuple):
+        return ("a list", *(_blank(item, known) for item in value))
+    return "a number" if isinstance(value, float) else (value.__class__.__name__, value)

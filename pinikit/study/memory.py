@@ -31,6 +31,13 @@ class PeakMemory:
         return _resident_peak() / 1e6
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether this is how torch or Python says that memory is short, of the device or of the machine."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
 def _resident_peak() -> int:
     """Peak resident size of this process in bytes."""
     if sys.platform == "linux":

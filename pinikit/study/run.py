@@ -8,7 +8,7 @@ import logging
 import platform
 import time
 import traceback
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from pinikit.backbones.base import Backbone, Prompts
 from pinikit.backbones.loading import load_backbone
@@ -27,7 +28,12 @@ from pinikit.data.files import write_atomic, write_json
 from pinikit.data.view_bank import ViewBank, user_bank
 from pinikit.errors import ConfigError, PinikitError
 from pinikit.study.checkpoint import save_checkpoint
-from pinikit.study.costs import add_costs, metered, share, text_costs
+from pinikit.study.costs import Meter, add_costs, share, text_costs
+from pinikit.study.executors import ERROR, MEMORY, Try
+from pinikit.study.memory import lacks_memory
+from pinikit.study.recording import Witness, save_record
+from pinikit.study.results import described, result_head
+from pinikit.study.resume import GroupCheckpoints, StopRequest
 from pinikit.study.store import Store, StoredResult
 from pinikit.study.study import Run
 from pinikit.training.bank import Bank
@@ -138,18 +144,17 @@ def method_of(run: Run) -> Method:
     return method
 
 
-def check_run(run: Run, workshop: Workshop) -> Footprint:
-    """Refuse whatever can be refused before training: stages, prompts, shapes, devices.
+def check_evaluation(run: Run) -> None:
+    """Look at how noise is treated at test time.
 
     Raises:
-        ConfigError, WeightsError: it would fail.
+        ConfigError: there is no such treatment, or one stands twice.
     """
     modes = run.config["evaluate"]["noise"]
     if not modes or len(set(modes)) != len(modes):
         raise ConfigError(f"run.evaluate.noise: found {modes}; allowed: at least one, each once")
     for mode in modes:
         draws_of(mode)
-    return method_of(run).footprint(workshop.backbone(run), workshop.prompts_of(run))
 
 
 def execute(
@@ -160,6 +165,8 @@ def execute(
     workshop: Workshop,
     steps: Steps,
     study: str,
+    stop: StopRequest | None = None,
+    tries: Sequence[Try] = (),
 ) -> dict[str, StoredResult]:
     """Train a group of runs as one computation, then evaluate and store each.
 
@@ -170,14 +177,20 @@ def execute(
     Args:
         group: one run, or several that may be fused.
         unfinished: the identities of those whose results are wanted; the others are left as they are.
+        stop: ends the training after the epoch under way.
+        tries: earlier ones that came to nothing, for the record.
 
     Returns:
         The stored results of ``unfinished``.
+
+    Raises:
+        PinikitError: the disk refuses.
+        Interrupted: ``stop`` was requested.
     """
     wanted = [run for run in group if run.id in unfinished]
     for run in wanted:
         _open_folder(run, store)
-    work = (footprint, store, workshop, steps, study)
+    work = (footprint, store, workshop, steps, _Record(study, tuple(tries)), stop or StopRequest())
     return _train_and_store(group, wanted, *work) or {
         run.id: result for run in wanted for result in _train_and_store([run], [run], *work).values()
     }
@@ -190,29 +203,43 @@ def _train_and_store(
     store: Store,
     workshop: Workshop,
     steps: Steps,
-    study: str,
+    record: _Record,
+    stop: StopRequest,
 ) -> dict[str, StoredResult]:
     """Results by identity; none where several runs could not be trained together, which is told."""
+    checkpoints = GroupCheckpoints(
+        store,
+        [run.id for run in group],
+        _conditions(group[0]),
+        stop=stop,
+        tell=lambda text: _tell(wanted, text, steps),
+    )
     with ExitStack() as logs:
         for run in wanted:
             logs.enter_context(_logging_to(run, store.run_folder(run.id) / "run.log"))
             _log(run).info("run %s: arm %s, seed %d", run.id, run.arm, run.seed)
         try:
-            fitted: Mapping[str, _Fitted | Exception] = _fit(group, footprint, workshop, steps)
+            fitted: Mapping[str, _Fitted | Exception] = _fit(group, footprint, workshop, steps, checkpoints)
         except Exception as error:
             if len(group) > 1:
+                checkpoints.remove()
                 _tell_separation(wanted, error, steps)
                 return {}  # which lets go of the error, and with it of what the group held in memory
             fitted = {run.id: error for run in wanted}
-        return {run.id: _finish(run, fitted[run.id], store, workshop, steps, study) for run in wanted}
+        results = {run.id: _finish(run, fitted[run.id], store, workshop, steps, record) for run in wanted}
+        checkpoints.remove()
+        return results
+
+
+def _tell(runs: Sequence[Run], text: str, steps: Steps) -> None:
+    for run in runs:
+        _log(run).warning("%s", text)
+    steps.message(f"arm {runs[0].arm}: {text}")
 
 
 def _tell_separation(runs: Sequence[Run], error: Exception, steps: Steps) -> None:
     reason = " ".join(f"{type(error).__name__}: {error}".split())
-    text = f"training {len(runs)} runs together failed ({reason}); each is now trained by itself"
-    for run in runs:
-        _log(run).warning("%s", text)
-    steps.message(f"arm {runs[0].arm}: {text}")
+    _tell(runs, f"training {len(runs)} runs together failed ({reason}); each is now trained by itself", steps)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -220,9 +247,17 @@ def _tell_separation(runs: Sequence[Run], error: Exception, steps: Steps) -> Non
 def _open_folder(run: Run, store: Store) -> None:
     folder = store.run_folder(run.id)
     store.clear(run.id)
-    write_json(folder / "config.json", _described(run))
+    write_json(folder / "config.json", described(run))
     run.manifest.save(folder / "manifest.json")
     write_json(folder / "environment.json", environment(run))
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a result says besides how the run ended."""
+
+    study: str
+    tries: tuple[Try, ...]
 
 
 @dataclass
@@ -237,7 +272,13 @@ class _Fitted:
     facts: dict[str, Any]
 
 
-def _fit(group: Sequence[Run], footprint: Footprint, workshop: Workshop, steps: Steps) -> dict[str, _Fitted]:
+def _fit(
+    group: Sequence[Run],
+    footprint: Footprint,
+    workshop: Workshop,
+    steps: Steps,
+    checkpoints: GroupCheckpoints,
+) -> dict[str, _Fitted]:
     """Train a group; runs differ in what they are, not in machine, backbone or prompts."""
     config = group[0].config
     torch.set_num_threads(config["threads"] or THREADS)
@@ -246,14 +287,19 @@ def _fit(group: Sequence[Run], footprint: Footprint, workshop: Workshop, steps: 
     tasks = [
         make_task(bank, prompts, run.manifest, run.config["data"]["views"], steps.encoding) for run in group
     ]
-    contexts = [RunContext(run.seed, bank.device, run.config["precision"], progress.of(run)) for run in group]
+    contexts = [
+        RunContext(run.seed, bank.device, run.config["precision"], progress.of(run), checkpoints=checkpoints)
+        for run in group
+    ]
     methods = [method_of(run) for run in group]
-    with metered("train", bank) as used, exact_convolutions():
+    checkpoints.meter = Meter("train", bank)
+    with exact_convolutions():
         if len(group) == 1:
             outcomes: Sequence[Predictor | PinikitError] = [methods[0].fit(tasks[0], contexts[0])]
         else:
             outcomes = type(methods[0]).fit_together(methods, tasks, contexts)
-    used = share({**used, "seconds_load": workshop.take_load_seconds(group[0])}, len(group))
+    spent = {**checkpoints.spent(), "seconds_load": workshop.take_load_seconds(group[0])}
+    used = share(spent, len(group))
     facts = {
         "fused": len(group),
         "images_per_second": max(context.images for context in contexts) / max(used["seconds_train"], 1e-9),
@@ -267,10 +313,10 @@ def _fit(group: Sequence[Run], footprint: Footprint, workshop: Workshop, steps: 
 
 
 def _finish(
-    run: Run, fitted: _Fitted | Exception, store: Store, workshop: Workshop, steps: Steps, study: str
+    run: Run, fitted: _Fitted | Exception, store: Store, workshop: Workshop, steps: Steps, record: _Record
 ) -> StoredResult:
     """Evaluate and store what was trained, or store why it failed."""
-    head = {"arm": run.arm, "seed": run.seed, "study": study, "identity": run.identity}
+    head = result_head(run, record.study, record.tries)
     try:
         if isinstance(fitted, Exception):
             raise fitted
@@ -279,11 +325,12 @@ def _finish(
         outcome = _evaluate_and_save(run, fitted.outcome, fitted, store.run_folder(run.id), workshop, steps)
     except PinikitError as error:
         _log(run).error("failed: %s", error)
-        return store.save(run.id, {**head, "status": "failed", "error": str(error)})
+        return store.save(run.id, {**head, "status": "failed", "failure": ERROR, "error": str(error)})
     except Exception as error:
         _log(run).error("failed:\n%s", "".join(traceback.format_exception(error)))
-        message = str(error).splitlines()[0] if str(error) else ""
-        return store.save(run.id, {**head, "status": "failed", "error": f"{type(error).__name__}: {message}"})
+        message = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        failure = MEMORY if lacks_memory(error) else ERROR
+        return store.save(run.id, {**head, "status": "failed", "failure": failure, "error": message})
     _log(run).info(
         "finished: %s", {mode: row["accuracy"] for mode, row in outcome["metrics"]["test"].items()}
     )
@@ -297,20 +344,31 @@ def _evaluate_and_save(
     save_checkpoint(folder, run, predictor)
     write_atomic(folder / "history.csv", _csv(fitted.context.history))
     metrics: dict[str, Any] = {"val": None}
-    with metered("evaluate", bank) as used, exact_convolutions():
+    meter = Meter("evaluate", bank)
+    with exact_convolutions():
         if fitted.task.val is not None:
             metrics["val"] = _evaluate(run, predictor, fitted.task.val, ["mean"], steps)
         test = Split(bank, run.manifest.test, steps.encoding)  # opened here for the first time
-        metrics["test"] = _evaluate(run, predictor, test, run.config["evaluate"]["noise"], steps)
+        modes = run.config["evaluate"]["noise"]
+        witness = Witness(modes)
+        metrics["test"] = _evaluate(run, predictor, test, modes, steps, witness)
     costs = {
-        **add_costs(fitted.used, used),
+        **add_costs(fitted.used, meter.costs()),
         "trainable_parameters": predictor.trainable_parameters,
         **fitted.facts,
     }
+    save_record(folder, run, predictor, witness, bank, workshop.prompts_of(run))
     return {"metrics": metrics, "costs": costs}
 
 
-def _evaluate(run: Run, predictor: Predictor, split: Split, modes: list[str], steps: Steps) -> dict[str, Any]:
+def _evaluate(
+    run: Run,
+    predictor: Predictor,
+    split: Split,
+    modes: list[str],
+    steps: Steps,
+    witness: Callable[[str, Tensor], None] = lambda mode, log_probs: None,
+) -> dict[str, Any]:
     return evaluate(
         predictor,
         split,
@@ -318,6 +376,7 @@ def _evaluate(run: Run, predictor: Predictor, split: Split, modes: list[str], st
         seed=run.seed,
         batch_size=run.config["evaluate"]["batch_size"],
         progress=steps.evaluating,
+        witness=witness,
     )
 
 
@@ -352,9 +411,19 @@ def _log(run: Run) -> logging.Logger:
     return logging.getLogger(f"pinikit.run.{run.id}")
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk cuts short: it is told where a result cannot be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say nothing."""
+
+
 @contextmanager
 def _logging_to(run: Run, path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, mode="a", encoding="utf-8")
+    try:
+        handler = _LogFile(path, mode="a", encoding="utf-8")
+    except OSError as error:
+        raise PinikitError(f"Cannot write {path}: {error.strerror}.") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log = _log(run)
     log.addHandler(handler)
@@ -376,14 +445,10 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _described(run: Run) -> dict[str, Any]:
-    return {
-        "run_id": run.id,
-        "config": run.config,
-        "template": run.template,
-        "class_names": run.manifest.class_names,
-        "identity": run.identity,
-    }
+def _conditions(run: Run) -> dict[str, Any]:
+    """What decides a run's bits besides its identity."""
+    found = environment(run)
+    return {name: found[name] for name in ("versions", "device", "threads")}
 
 
 def environment(run: Run) -> dict[str, Any]:

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-import copy
-import fnmatch
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pinikit.backbones.identity import weights_hash
 from pinikit.backbones.spec import BackboneSpec
 from pinikit.config.build import create
-from pinikit.config.checking import Checker
+from pinikit.config.checking import Checker, shown
 from pinikit.config.hardware import resolve_device, resolve_precision
-from pinikit.config.identity import identity_of, run_id
-from pinikit.config.loading import find_study, load_study
-from pinikit.config.schema import DataExtras, StudyConfig
+from pinikit.config.identity import ComponentVersions, identity_of, run_id
+from pinikit.config.loading import StudyFile, find_study, load_study, override_words
+from pinikit.config.schema import DataExtras, ExpectConfig
 from pinikit.data.catalogue import DataSet
 from pinikit.data.files import canonical_json
 from pinikit.data.manifest import SplitManifest, load_manifest, make_manifest
-from pinikit.errors import ConfigError, PinikitError, listing, nearest
+from pinikit.errors import ConfigError, PinikitError, nearest
 from pinikit.plugin import registry
+from pinikit.study.arm import Arm as Arm
+from pinikit.study.collecting import collecting_later
+from pinikit.study.designs import BASELINES, expand
+from pinikit.study.patterns import few, match_arms, meant, no_such_arm
+
+LONGEST_NAME = 100
+"""Letters of a study's name, which is a folder."""
+
+MOST_NOTES = 3
+"""Groups of equal arms that notes name."""
 
 PINI_CONTEXT = "x " * 16
 """The sixteen context words that PiNI puts in front of the template."""
@@ -51,22 +60,6 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Arm:
-    """A named configuration of a study, without the seed."""
-
-    name: str
-    """Unique in the study."""
-    config: Mapping[str, Any] = field(repr=False)
-    """Its complete run configuration."""
-    series: str
-    """Its name without the values of the study's axes: arms of one series differ in their setting alone."""
-    setting: Mapping[str, str]
-    """The axes' values as text, by axis; empty in a study without axes."""
-    baseline: str | None
-    """The arm that it is compared with: the study's baseline at the same setting."""
-
-
-@dataclass(frozen=True)
 class Study:
     """A study's arms and their runs, in the study's order."""
 
@@ -78,52 +71,123 @@ class Study:
     arms: Mapping[str, Arm]
     seeds: tuple[int, ...]
     runs: tuple[Run, ...]
+    axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The settings that every series is repeated at: the axes' values as text, in the study's order."""
+    expect: Mapping[str, tuple[ExpectConfig, ...]] = field(default_factory=dict)
+    """Published numbers, by arm."""
+    impossible: Literal["drop", "error"] = "error"
+    """What becomes of arms that cannot be built on their backbone."""
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    """Arms that cannot be built and are left out, with the reason."""
+    dropped_runs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Identities of the runs that these would have had."""
+    overrides: tuple[str, ...] = ()
+    """What was changed on the command line, as its words."""
+    picked: str | None = None
+    """The patterns of ``--arms``, if any."""
+
+    @cached_property
+    def runs_by_arm(self) -> Mapping[str, Mapping[int, Run]]:
+        """Each arm's runs by seed."""
+        found: dict[str, dict[int, Run]] = {arm: {} for arm in self.arms}
+        for run in self.runs:
+            found[run.arm][run.seed] = run
+        return found
 
     def run(self, arm: str, seed: int) -> Run:
         """The run of an arm with a seed."""
-        return next(run for run in self.runs if (run.arm, run.seed) == (arm, seed))
+        return self.runs_by_arm[arm][seed]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the results should know of the data, without repetitions."""
-        return tuple(dict.fromkeys(note for run in self.runs for note in run.manifest.notes))
+        """What a reader of the results should know of data and arms, without repetitions."""
+        manifests = {run.manifest.hash: run.manifest for run in self.runs}.values()
+        return tuple(
+            dict.fromkeys([*(note for item in manifests for note in item.notes), *self._equal_arms()])
+        )
+
+    def without(self, dropped: Mapping[str, str]) -> Study:
+        """The study without arms that cannot be built, which are kept with the reason."""
+        if not dropped:
+            return self
+        left = {name: arm for name, arm in self.arms.items() if name not in dropped}
+        runs = tuple(run for run in self.runs if run.arm in left)
+        gone = {arm: tuple(run.id for run in self.runs_by_arm[arm].values()) for arm in dropped}
+        return replace(
+            self,
+            arms=left,
+            runs=runs,
+            dropped={**self.dropped, **dropped},
+            dropped_runs={**self.dropped_runs, **gone},
+        )
+
+    def _equal_arms(self) -> Iterator[str]:
+        """Arms of different series that are the same configuration."""
+        equal: dict[tuple[str, ...], list[Arm]] = {}
+        for name, runs in self.runs_by_arm.items():
+            equal.setdefault(tuple(run.id for run in runs.values()), []).append(self.arms[name])
+        same = [arms for arms in equal.values() if len({arm.series for arm in arms}) > 1]
+        for arms in same[:MOST_NOTES]:
+            yield f"equal arms, whose runs are the same: {few(repr(arm.name) for arm in arms)}"
+        if len(same) > MOST_NOTES:
+            yield f"and {len(same) - MOST_NOTES} more groups of equal arms"
 
 
+@collecting_later()
 def resolve_study(
     source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), arms: str | None = None
 ) -> Study:
-    """Read a study, apply overrides, pick arms, and resolve every run.
+    """Read a study, apply overrides, derive and pick arms, and resolve every run.
 
     Args:
         source: a study file, or the name of a shipped study.
         overrides: ``key.path=value`` words or a mapping of key paths.
-        arms: comma-separated shell patterns; the baseline is always kept.
+        arms: comma-separated shell patterns of arms or series; their baselines are always kept.
 
     Raises:
         ConfigError, DataError, WeightsError: with file, key, what was found and what is allowed.
     """
     path = find_study(source)
     checker = Checker(registry())
-    config, configs = load_study(path, overrides, checker)
-    _check_study(config, configs, path)
-    chosen = _pick(configs, arms, config.design.baseline)
+    file = load_study(path, overrides, checker)
+    _check_study(file)
+    derived = expand(file, checker)
+    expect = _expectations(file, derived)
+    chosen = _pick(derived, arms)
     resolver = _Resolver(checker)
-    runs = []
-    for arm, arm_config in chosen.items():
+    runs: list[Run] = []
+    for arm in chosen.values():
         try:
-            runs += [resolver.run(arm, arm_config, seed) for seed in config.seeds]
+            runs += resolver.runs(arm, file.config.seeds)
         except PinikitError as error:
-            raise type(error)(f"{path}: arm {arm!r}: {error}") from error
-    baseline = config.design.baseline
-    named = {name: Arm(name, arm_config, name, {}, baseline) for name, arm_config in chosen.items()}
-    return Study(config.name, config.question, path, baseline, named, tuple(config.seeds), tuple(runs))
+            raise type(error)(f"{path}: arm {arm.name!r}: {error}") from error
+    design = file.config.design
+    drops = design.kind == "grid" if design.impossible == "auto" else design.impossible == "drop"
+    return Study(
+        name=file.config.name,
+        question=file.config.question,
+        file=path,
+        baseline=design.baseline or BASELINES.get(design.kind),
+        arms=chosen,
+        seeds=tuple(file.config.seeds),
+        runs=tuple(runs),
+        axes={axis: _settings(chosen, axis) for axis in design.axes},
+        expect={arm: numbers for arm, numbers in expect.items() if arm in chosen},
+        impossible="drop" if drops else "error",
+        overrides=override_words(overrides),
+        picked=arms,
+    )
 
 
-def _check_study(config: StudyConfig, arms: Mapping[str, Any], path: Path) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name):
-        raise ConfigError(f"{path}: name: found {config.name!r}; allowed: letters, digits, '.', '_', '-'")
-    for arm in arms:
-        if not arm.strip() or "," in arm:
+def _check_study(file: StudyFile) -> None:
+    config, path = file.config, file.path
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name) or len(config.name) > LONGEST_NAME:
+        raise ConfigError(
+            f"{path}: name: found {shown(config.name)}; allowed: letters, digits, '.', '_', '-', "
+            f"{LONGEST_NAME} at most"
+        )
+    for arm in config.design.arms:
+        if not arm.strip() or "," in arm or not arm.isprintable():
             raise ConfigError(f"{path}: design.arms: found the name {arm!r}; allowed: a name without commas")
     if not config.seeds:
         raise ConfigError(f"{path}: seeds: found none; allowed: at least one")
@@ -131,74 +195,101 @@ def _check_study(config: StudyConfig, arms: Mapping[str, Any], path: Path) -> No
         raise ConfigError(f"{path}: seeds: {repeated[0]} stands more than once; allowed: distinct seeds")
     if negative := [seed for seed in config.seeds if seed < 0]:
         raise ConfigError(f"{path}: seeds: found {negative[0]}; allowed: 0 or more")
-    baseline = config.design.baseline
-    if baseline is not None and baseline not in arms:
-        raise ConfigError(
-            f"{path}: design.baseline: found {baseline!r}{nearest(baseline, arms)}; allowed: {listing(arms)}"
-        )
 
 
-def _pick(arms: Mapping[str, Any], patterns: str | None, baseline: str | None) -> dict[str, Any]:
-    """The arms that match, in the study's order, and the baseline."""
+def _pick(arms: Mapping[str, Arm], patterns: str | None) -> dict[str, Arm]:
+    """The arms that match, in the study's order, and what they are compared with."""
     if patterns is None:
         return dict(arms)
-    wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
-    if not wanted:
-        raise ConfigError(f"--arms: found no pattern; allowed: {listing(arms)}")
-    for pattern in wanted:
-        if not fnmatch.filter(arms, pattern):
-            raise ConfigError(
-                f"--arms: no arm matches {pattern!r}{nearest(pattern, arms)}; allowed: {listing(arms)}"
-            )
-    return {
-        name: config
-        for name, config in arms.items()
-        if name == baseline or any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
-    }
+    picked = match_arms(arms, patterns, "--arms")
+    kept = {*picked, *(arms[name].baseline for name in picked)}
+    return {name: arm for name, arm in arms.items() if name in kept}
+
+
+def _settings(arms: Mapping[str, Arm], axis: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(arm.setting[axis] for arm in arms.values()))
+
+
+def _expectations(file: StudyFile, arms: Mapping[str, Arm]) -> dict[str, tuple[ExpectConfig, ...]]:
+    """Published numbers by arm, from those by name or pattern."""
+    found: dict[str, tuple[ExpectConfig, ...]] = {}
+    for pattern, numbers in file.config.expect.items():
+        names = meant(arms, pattern)
+        if not names:
+            raise no_such_arm(arms, pattern, str(file.where / "expect"))
+        for name in names:
+            found[name] = (*found.get(name, ()), *numbers)
+    return {name: found[name] for name in arms if name in found}
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the runs of an arm have in common."""
+
+    dataset: DataSet
+    template: str
+    weights: str
+    components: Mapping[str, list[Any]]
 
 
 class _Resolver:
-    """Resolves runs; data sets and manifests that several runs share are read once."""
+    """Resolves runs; what several runs share is found out once."""
 
     def __init__(self, checker: Checker) -> None:
-        self._checker = checker
+        self._components = ComponentVersions(checker)
         self._datasets: dict[str, DataSet] = {}
+        self._by_data: dict[int, tuple[DataSet, Mapping[str, Any]]] = {}
+        """The same by the identity in memory of what arms say of their data, which is kept beside it."""
         self._manifests: dict[tuple[DataSet, Any], SplitManifest] = {}
         self._contents: dict[tuple[DataSet, str], str] = {}
+        self._weights: dict[BackboneSpec, str] = {}
 
-    def run(self, arm: str, arm_config: Mapping[str, Any], seed: int) -> Run:
-        """An arm with a seed."""
-        config = copy.deepcopy(dict(arm_config))
-        config["seed"] = seed
-        config["device"] = resolve_device(config["device"])
-        config["precision"] = resolve_precision(
-            config["precision"], config["device"], config["backbone"]["name"]
+    def runs(self, arm: Arm, seeds: Sequence[int]) -> list[Run]:
+        """An arm with each seed."""
+        given = arm.config
+        device = resolve_device(given["device"])
+        precision = resolve_precision(given["precision"], device, given["backbone"]["name"])
+        config = {**given, "device": device, "precision": precision}
+        dataset = self._dataset(given["data"])
+        known = _Known(
+            dataset,
+            resolve_template(given["prompt"]["template"], dataset),
+            self._weights_hash(BackboneSpec(**given["backbone"])),
+            self._components.of(given),
         )
-        data = config["data"]
+        return [self._run(arm.name, config, known, seed) for seed in seeds]
+
+    def _run(self, arm: str, arm_config: Mapping[str, Any], known: _Known, seed: int) -> Run:
+        data, dataset = dict(arm_config["data"]), known.dataset
         data["split_seed"] = seed if data["split_seed"] is None else data["split_seed"]
-        dataset = self._dataset(data)
         manifest = self._manifest(dataset, data)
         data["shots"], data["split_seed"] = manifest.shots, manifest.split_seed
-        template = resolve_template(config["prompt"]["template"], dataset)
+        config = {**arm_config, "data": data, "seed": seed}
         identity = identity_of(
             config,
-            template=template,
-            weights=weights_hash(BackboneSpec(**config["backbone"])),
+            components=known.components,
+            template=known.template,
+            weights=known.weights,
             manifest=manifest.hash,
             content=self._content(dataset, manifest),
-            precision=config["precision"],
-            checker=self._checker,
             without={"shots", "split_seed", "manifest", *dataset.path_parameters},
         )
-        return Run(run_id(identity), arm, seed, config, template, manifest, dataset, identity)
+        return Run(run_id(identity), arm, seed, config, known.template, manifest, dataset, identity)
+
+    def _weights_hash(self, backbone: BackboneSpec) -> str:
+        if backbone not in self._weights:
+            self._weights[backbone] = weights_hash(backbone)
+        return self._weights[backbone]
 
     def _dataset(self, data: Mapping[str, Any]) -> DataSet:
-        extras = DataExtras.__dataclass_fields__
-        spec = {key: value for key, value in data.items() if key not in extras}
-        key = canonical_json(spec)
-        if key not in self._datasets:
-            self._datasets[key] = create("dataset", spec, "run.data")
-        return self._datasets[key]
+        if id(data) not in self._by_data:
+            extras = DataExtras.__dataclass_fields__
+            spec = {key: value for key, value in data.items() if key not in extras}
+            key = canonical_json(spec)
+            if key not in self._datasets:
+                self._datasets[key] = create("dataset", spec, "run.data")
+            self._by_data[id(data)] = (self._datasets[key], data)
+        return self._by_data[id(data)][0]
 
     def _manifest(self, dataset: DataSet, data: Mapping[str, Any]) -> SplitManifest:
         file, sampling = data["manifest"], (data["shots"], data["split_seed"])

@@ -1,11 +1,13 @@
-"""What a run hands to its method besides the task."""
+"""What a run hands to its method besides the task. Imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class Progress(Protocol):
@@ -17,6 +19,32 @@ class Progress(Protocol):
 
 def _silent(epoch: int, epochs: int, **values: float) -> None:
     """No progress is shown."""
+
+
+class Checkpoints:
+    """Lets training go on after an interruption; this one keeps nothing.
+
+    A method that takes long calls :meth:`load` before it trains and :meth:`offer` after each epoch, and
+    must then come out with the same bits whether it was interrupted or not. A method that calls neither
+    starts again. Arms that are fitted together share one: they are kept, and go on, together.
+    """
+
+    def load(self) -> Any | None:
+        """What an interrupted training of the same runs offered last; None if there is nothing."""
+        return None
+
+    def offer(self, epoch: int, epochs: int, state: Callable[[], Any]) -> None:
+        """Keep ``state()`` if it is time to, and end here if that was asked for.
+
+        Args:
+            epoch: epochs done.
+            epochs: epochs in all.
+            state: called only when it is kept; yields dictionaries, lists and tuples of numbers, texts,
+                None and tensors, which ``load`` gives back as they were, tensors on the CPU.
+
+        Raises:
+            KeyboardInterrupt: training was asked to stop; the state is kept.
+        """
 
 
 @dataclass
@@ -31,3 +59,13 @@ class RunContext:
     """One row per epoch; becomes the run's ``history.csv``."""
     images: int = 0
     """Training pictures seen, all epochs together; for the rate in the cost columns."""
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    """Where training may keep how far it is."""
+
+    def state(self) -> dict[str, Any]:
+        """What was reported so far, to be kept with a checkpoint."""
+        return {"history": self.history, "images": self.images}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self.history[:], self.images = state["history"], state["images"]

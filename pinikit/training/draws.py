@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pinikit.components.contracts import Draw, Noise, Shape
 from pinikit.seeding import generator
@@ -33,6 +34,16 @@ class RandomDraw(Draw):
                 self._seed, "noise", *self._purpose, label, device=self._device
             )
         return noise.base(shape, self._generators[label])
+
+    def state(self) -> dict[str, Tensor]:
+        """How far each injection's generator is."""
+        return {label: stream.get_state() for label, stream in self._generators.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what :meth:`state` gave."""
+        for label, stream in state.items():
+            self._generators[label] = torch.Generator(device=self._device)
+            self._generators[label].set_state(stream)
 
 
 class FixedDraw(Draw):

@@ -49,12 +49,14 @@ def evaluate(
     seed: int,
     batch_size: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    witness: Callable[[str, Tensor], None] = lambda mode, log_probs: None,
 ) -> dict[str, dict[str, Any]]:
     """Metrics by mode.
 
     ``mc-K`` averages probabilities over K draws and also reports the spread of the single draws'
     accuracies, and how often two draws disagree. The draws of all modes are the first ones of the same
     sequence: ``sample`` is the first of ``mc-K``. One draw of text noise serves the whole split.
+    ``witness`` is shown each mode's log-probabilities [N, C].
 
     Raises:
         PinikitError: a metric is not finite.
@@ -76,8 +78,11 @@ def evaluate(
     results = {}
     for mode in modes:
         taken = [mean] if mean is not None and (mode == "mean" or count == 0) else draws[: draws_of(mode)]
-        results[mode] = _summarise([scored for scored in taken if scored is not None], labels)
+        scored = [item for item in taken if item is not None]
+        averaged = _averaged(scored)
+        results[mode] = _summarise(scored, averaged, labels)
         _check_finite(mode, results[mode])
+        witness(mode, averaged)
     return results
 
 
@@ -106,11 +111,15 @@ def _score(predictor: Predictor, views: Views, draw: Draw, batch_size: int) -> _
     return _Scored(torch.cat(log_probs), means)
 
 
-def _summarise(draws: Sequence[_Scored], labels: Tensor) -> dict[str, Any]:
+def _averaged(draws: Sequence[_Scored]) -> Tensor:
+    """Logarithm [N, C] of the draws' mean probabilities."""
     stacked = torch.stack([draw.log_probs for draw in draws])  # [K, N, C]
-    averaged = stacked.double().logsumexp(0) - torch.tensor(float(len(draws))).log()
+    return stacked.double().logsumexp(0) - torch.tensor(float(len(draws))).log()
+
+
+def _summarise(draws: Sequence[_Scored], averaged: Tensor, labels: Tensor) -> dict[str, Any]:
     metrics: dict[str, Any] = classification_metrics(averaged, labels)
-    predictions = stacked.argmax(2)  # [K, N]
+    predictions = torch.stack([draw.log_probs.argmax(1) for draw in draws])  # [K, N]
     single = 100 * (predictions == labels).double().mean(1)
     metrics["draw_accuracy_std"] = single.std().item() if len(draws) > 1 else 0.0
     metrics["flip_rate"] = flip_rate(predictions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,18 +59,32 @@ class Injection(nn.Module):
         In float32 or better whatever the tower computes in: injectors are trained in float32.
         """
         clean = at_least_float32(clean)
+        params = self.distribution(clean, context)
+        noise = self.realise(params, clean, context, draw)
+        one = self._rows(clean, context) == 1
+        shared = one and all(len(value) == 1 for value in params.values())  # but for a mask
+        value = self._combine(clean, noise)
+        return Noisy(value, shared, self._ratio(value, clean))
+
+    def distribution(self, clean: Tensor, context: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The noise's parameters at ``clean`` [N, *event], each broadcastable to it."""
+        clean = at_least_float32(clean)
         raw = self.injector({"here": clean, **context}) if self.noise.parameters else {}
-        params = self.noise.constrain(raw)
-        params = {name: value.to(clean.dtype) for name, value in params.items()}
-        rows = 1 if self.share == "batch" else self._rows(clean, context)
-        base = draw.base(self.label, self.noise, (rows, *self.site.event.shape))
-        noise = self.noise.mean(params) if base is None else self._sample(params, base, clean.dtype)
+        return {name: value.to(clean.dtype) for name, value in self.noise.constrain(raw).items()}
+
+    def realise(
+        self, params: Mapping[str, Tensor], clean: Tensor, context: Mapping[str, Tensor], draw: Draw
+    ) -> Tensor:
+        """The noise under one draw, before it meets ``clean``: [1 or more, *event], 0 outside the mask."""
+        clean = at_least_float32(clean)
+        base = draw.base(self.label, self.noise, (self._rows(clean, context), *self.site.event.shape))
+        noise = (
+            self.noise.mean(params) if base is None else self.noise.sample(params, _cast(base, clean.dtype))
+        )
         noise = noise.to(clean).expand(torch.broadcast_shapes(noise.shape, (1, *self.site.event.shape)))
         if self.site.mask is not None:
             noise = noise * self.site.mask.to(noise.device)[..., None]
-        shared = rows == 1 and all(len(value) == 1 for value in raw.values())  # but for a mask
-        value = self._combine(clean, noise)
-        return Noisy(value, shared, self._ratio(value, clean))
+        return noise
 
     def _ratio(self, value: Tensor, clean: Tensor) -> Tensor:
         """Size of the change relative to what it meets, for each row."""
@@ -79,13 +94,10 @@ class Injection(nn.Module):
             ratio: Tensor = (value - clean).flatten(1).norm(dim=1) / met
             return ratio
 
-    def _sample(self, params: Mapping[str, Tensor], base: object, dtype: torch.dtype) -> Tensor:
-        if isinstance(base, Tensor):
-            base = base.to(dtype)
-        return self.noise.sample(params, base)
-
     def _rows(self, clean: Tensor, context: Mapping[str, Tensor]) -> int:
-        """Draws per call: one per class on the text side (whose prefix may have one row for all)."""
+        """Draws per call: one, or one per class or image (a prefix may have one row for all classes)."""
+        if self.share == "batch":
+            return 1
         return len(context["text_feature"]) if self.site.side == "text" else len(clean)
 
     def _combine(self, clean: Tensor, noise: Tensor) -> Tensor:
@@ -94,3 +106,10 @@ class Injection(nn.Module):
             return self.combine(clean, noise)
         moved = self.combine(clean.movedim(axis + 1, -1), noise.movedim(axis + 1, -1))
         return moved.movedim(-1, axis + 1)
+
+
+def _cast(base: Any, dtype: torch.dtype) -> Any:
+    """Base randomness, a tensor or a mapping of them, in the number format of the parameters."""
+    if isinstance(base, Mapping):
+        return {name: _cast(part, dtype) for name, part in base.items()}
+    return base.to(dtype) if isinstance(base, Tensor) else base

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
@@ -68,6 +70,8 @@ def make_optimiser(parameters: Sequence[Tensor], optim: OptimConfig) -> torch.op
     optimiser: torch.optim.Optimizer = create_optimizer_v2(
         parameters, opt=name, lr=optim.lr, weight_decay=optim.weight_decay, momentum=optim.momentum
     )
+    if hasattr(optimiser, "deterministic"):  # Kron: draws from its own generator, not the global one
+        optimiser.deterministic = True
     return optimiser
 
 
@@ -87,7 +91,8 @@ def train(trainees: Sequence[Trainee], samples: int = 1) -> list[TrainingError |
 
     The frozen towers are crossed once for all arms (see :func:`noisy_texts`), everything else is each
     arm's own, so an arm is trained as it would be alone. The arms have equal numbers of training
-    pictures, epochs, rows per batch and ``samples``, and models of equal structure.
+    pictures, epochs, rows per batch and ``samples``, and models of equal structure. What the first one's
+    ``run.checkpoints`` kept of an interrupted training is where they start.
 
     Returns:
         For each arm None, or why its training ended: its loss was no longer finite.
@@ -95,14 +100,30 @@ def train(trainees: Sequence[Trainee], samples: int = 1) -> list[TrainingError |
     learners = [Learner(trainee, samples) for trainee in trainees]
     if not learners[0].parameters:
         return [None] * len(learners)
-    for epoch in range(trainees[0].optim.epochs):
+    epochs, checkpoints = trainees[0].optim.epochs, trainees[0].run.checkpoints
+    for epoch in range(_go_on(learners, checkpoints.load()), epochs):
         for batches in zip(*(learner.batches(epoch) for learner in learners), strict=True):
             step(learners, batches)
         for learner in learners:
             learner.finish(epoch)
         if all(learner.failure for learner in learners):
             break
+        checkpoints.offer(epoch + 1, epochs, partial(_state, learners, epoch + 1))
     return [learner.failure for learner in learners]
+
+
+def _state(learners: Sequence[Learner], epoch: int) -> dict[str, Any]:
+    return {"epoch": epoch, "arms": [learner.state() for learner in learners]}
+
+
+def _go_on(learners: Sequence[Learner], state: Mapping[str, Any] | None) -> int:
+    """Bring the arms to where they were interrupted, if they were: epochs done."""
+    if state is None:
+        return 0
+    for learner, kept in zip(learners, state["arms"], strict=True):
+        learner.restore(kept)
+    epoch: int = state["epoch"]
+    return epoch
 
 
 @dataclass(frozen=True)
@@ -147,6 +168,7 @@ class Learner:
         )
         self._totals = torch.zeros(2, device=run.device)  # summed loss, correct rows; read once per epoch
         self._rows = 0
+        self._ratios: Mapping[str, Tensor] = {}  # of the last step, by injection; read once per epoch
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, whose learning rate is set."""
@@ -166,6 +188,7 @@ class Learner:
         correct = (output.logits.detach().argmax(1) == labels).sum()
         self._totals += torch.stack([loss.detach().float() * len(labels), correct])
         self._rows += len(labels)
+        self._ratios = output.ratios
         scaled: Tensor = self._scaler.scale(loss)
         return scaled
 
@@ -179,15 +202,37 @@ class Learner:
         """Record the epoch, unless the arm has failed before."""
         if self.failure is None:
             self._trainee.run.images += self._rows // self.samples
-            loss, accuracy = (self._totals / self._rows).tolist()
-            self._record(epoch, loss, 100 * accuracy)
+            ratios = [ratio.mean().float() for ratio in self._ratios.values()]
+            loss, accuracy, *sizes = torch.stack([*(self._totals / self._rows), *ratios]).tolist()
+            self._record(epoch, loss, 100 * accuracy, dict(zip(self._ratios, sizes, strict=True)))
         self._totals.zero_()
         self._rows = 0
 
-    def _record(self, epoch: int, loss: float, accuracy: float) -> None:
+    def state(self) -> dict[str, Any]:
+        """All that the arm needs to go on after an epoch; which pictures follow is in the epoch's number."""
+        return {
+            "injections": dict(self.model.injections.state_dict()),
+            "optimiser": _optimiser_state(self._optimiser),
+            "scaler": self._scaler.state_dict(),
+            "draw": self.draw.state(),
+            "reported": self._trainee.run.state(),
+            "failure": None if self.failure is None else str(self.failure),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self.model.injections.load_state_dict(state["injections"])
+        _restore_optimiser(self._optimiser, state["optimiser"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.draw.restore(state["draw"])
+        self._trainee.run.restore(state["reported"])
+        self.failure = None if state["failure"] is None else TrainingError(state["failure"])
+
+    def _record(self, epoch: int, loss: float, accuracy: float, ratios: Mapping[str, float]) -> None:
         run, optim = self._trainee.run, self._trainee.optim
         rate = learning_rate(epoch, optim)
-        run.history.append({"epoch": epoch, "lr": rate, "loss": loss, "train_accuracy": accuracy})
+        noise = {f"noise_ratio.{label}": ratio for label, ratio in ratios.items()}
+        run.history.append({"epoch": epoch, "lr": rate, "loss": loss, "train_accuracy": accuracy, **noise})
         if math.isfinite(loss):
             run.progress(epoch + 1, optim.epochs, loss=loss, accuracy=accuracy)
         else:
@@ -195,6 +240,38 @@ class Learner:
                 f"the loss became {loss} in epoch {epoch} (learning rate {rate:g}); "
                 "a smaller run.method.optim.lr or precision: fp32 usually helps"
             )
+
+
+def _optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """What steps have changed; settings that are no numbers (functions, number formats) are left out."""
+    state = optimiser.state_dict()
+    kinds = (bool, int, float, str, list, tuple, Tensor)
+    groups = [
+        {key: value for key, value in group.items() if isinstance(value, kinds)}
+        for group in state["param_groups"]
+    ]
+    return {**state, "param_groups": groups}
+
+
+def _restore_optimiser(optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Go on from what :func:`_optimiser_state` gave, bit by bit."""
+    fresh = optimiser.state_dict()["param_groups"]
+    groups = [{**new, **kept} for new, kept in zip(fresh, state["param_groups"], strict=True)]
+    optimiser.load_state_dict({**state, "param_groups": groups})
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    for index, kept in state["state"].items():
+        loaded = optimiser.state[parameters[index]]
+        for key, value in kept.items():
+            loaded[key] = _exactly(value, loaded[key])
+
+
+def _exactly(kept: Any, loaded: Any) -> Any:
+    """``kept`` on the device of ``loaded``, whose number format torch has made that of the parameter."""
+    if isinstance(kept, Tensor):
+        return kept.to(loaded.device, copy=True)
+    if isinstance(kept, list | tuple):
+        return type(kept)(_exactly(*pair) for pair in zip(kept, loaded, strict=True))
+    return loaded
 
 
 def total_loss(losses: list[WeightedLoss], output: Output, labels: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -59,6 +59,7 @@ class NoisyModel(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.prompts = backbone, prompts
+        _check_labels(injection.label for injection in injections)
         self.injections = nn.ModuleDict({injection.label: injection for injection in injections})
         stages = list(backbone.image.stages)
         self._image = sorted(
@@ -276,6 +277,13 @@ class NoisyModel(nn.Module):
         image, text = (functional.normalize(at_least_float32(side), dim=-1) for side in (image, text))
         logits = self.backbone.logit_scale * (image @ text.mT)
         return logits if self.backbone.logit_bias is None else logits + self.backbone.logit_bias
+
+
+def _check_labels(labels: Iterable[str]) -> None:
+    """Refuse labels that torch's containers use for themselves."""
+    for label in labels:
+        if hasattr(nn.ModuleDict(), label):
+            raise ConfigError(f"run.method.injections: found the label {label!r}, which torch uses itself")
 
 
 def noisy_texts(models: Sequence[NoisyModel], draws: Sequence[Draw]) -> list[Text]:

@@ -60,7 +60,9 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 # --- starting --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list"], ["show", "method", "pini"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["list"], ["show", "method", "pini"], ["status"], ["runs", "ls"]]
+)
 def test_start_is_light(words: list[str]) -> None:
     code = (
         "import sys; sys.argv = ['pinikit', *sys.argv[1:]]\n"

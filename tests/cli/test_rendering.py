@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricated import ACCURACIES, STUDY, failed, finished, make_result, make_study
+from fabricated import ACCURACIES, STUDY, failed, finished, make_axes_result, make_result, make_study
 from rich.console import Console
 
 from pinikit.cli.progress import BarReporter, LineReporter
@@ -93,6 +93,23 @@ def test_modes_that_were_left_out_have_no_column(tmp_path: Path) -> None:
     assert "noise as the report says" in text
 
 
+def test_settings_are_columns_where_there_is_room(tmp_path: Path) -> None:
+    result = make_axes_result(tmp_path)
+    wide, narrow = rendered(result, 150), rendered(result, 100)
+    assert "at data.name, data.shots" in wide
+    (line,) = [line for line in wide.splitlines() if line.startswith(" both")]
+    assert line.split("  ")[-1].strip() == "+21.20 [+18.09, +24.31]"
+    assert line.count("±") == 4
+    assert "sample" not in wide
+    assert "both, data=dtd, shots=16" in narrow
+
+
+def test_published_numbers_follow_the_table(tmp_path: Path) -> None:
+    expect = "expect: {both: {value: 77.5, tolerance: 1.0, protocol: CoOp, source: X 2025}}\n"
+    text = rendered(make_result(tmp_path, STUDY + expect), 140)
+    assert "both: accuracy 76.20 ± 3.11, published 77.50 (tolerance 1.00): within? no, but" in text
+
+
 def test_lines_come_at_start_and_end_and_now_and_then(tmp_path: Path) -> None:
     lines: list[str] = []
     now = [0.0]
@@ -101,11 +118,11 @@ def test_lines_come_at_start_and_end_and_now_and_then(tmp_path: Path) -> None:
     run = study.run("both", 2)
     reporter.study_started(study, 2, 10)
     reporter.message("careful")
-    reporter.group_started([run], 1, 2)
+    steps = reporter.group_started([run], 1, 2)
     for now[0], done in ((1.0, 10), (6.0, 60), (7.0, 70)):
-        reporter.encoding(done, 100)
+        steps.encoding(done, 100)
     for now[0], epoch in ((8.0, 1), (12.0, 2), (13.0, 3)):
-        reporter.training(epoch, 50, loss=1.2, accuracy=51.0)
+        steps.training(epoch, 50, loss=1.2, accuracy=51.0)
     now[0] = 20.0
     reporter.run_finished(run, finished(run, 75.0))
     assert reporter.todo == 2
@@ -123,10 +140,33 @@ def test_a_failed_run_is_a_line(tmp_path: Path) -> None:
     lines: list[str] = []
     reporter = LineReporter(lines.append)
     run = make_study(tmp_path).run("both", 2)
-    reporter.group_started([run], 1, 1)
-    reporter.evaluating(1, 2)
+    reporter.group_started([run], 1, 1).evaluating(1, 2)
     reporter.run_finished(run, failed(run, "Error: a\nb"))
     assert lines[-1].startswith("[1/1] both, seed 2: failed: Error: a b")
+
+
+def test_lines_of_groups_side_by_side(tmp_path: Path) -> None:
+    lines: list[str] = []
+    now = [0.0]
+    reporter = LineReporter(lines.append, lambda: now[0])
+    first, second, third = make_study(tmp_path).runs[:3]
+    groups = [reporter.group_started([first, second], 1, 3), reporter.group_started([third], 3, 3)]
+    now[0] = 6.0
+    for steps in groups:
+        steps.training(1, 2)
+    for run in (third, second, first):
+        reporter.run_finished(run, finished(run, 75.0))
+    reporter.run_finished(make_study(tmp_path).run("both", 1), finished(first, 75.0))
+    assert [line.rpartition(": ")[0] for line in lines] == [
+        "[1-2/3] zero_shot, seeds 1, 2",
+        "[3/3] zero_shot, seed 3",
+        "[1-2/3] zero_shot, seeds 1, 2",
+        "[3/3] zero_shot, seed 3",
+        "[3/3] zero_shot, seed 3",
+        "[2/3] zero_shot, seed 2",
+        "[1/3] zero_shot, seed 1",
+        "[by another process] both, seed 1",
+    ]
 
 
 @pytest.mark.parametrize("width", [80, 130])
@@ -136,16 +176,19 @@ def test_bars_fit_the_terminal_and_vanish(tmp_path: Path, width: int) -> None:
     with BarReporter(console) as reporter:
         reporter.message("careful")
         reporter.study_started(study, 2, 10)
-        for index, run in enumerate(study.runs[-2:], 1):
-            reporter.group_started([run], index, 2)
+        groups = [
+            (run, reporter.group_started([run], index, 2)) for index, run in enumerate(study.runs[-2:], 1)
+        ]
+        for run, steps in groups:
             for done in (10, 1000):
-                reporter.encoding(done, 1000)
+                steps.encoding(done, 1000)
             for epoch in (1, 2, 50):
-                reporter.training(epoch, 50, loss=1.25, accuracy=50.0)
+                steps.training(epoch, 50, loss=1.25, accuracy=50.0)
             reporter._bars.refresh()
-            reporter.evaluating(3, 16)
-            reporter.run_finished(run, finished(run, 75.0) if index == 1 else failed(run))
+            steps.evaluating(3, 16)
+            reporter.run_finished(run, finished(run, 75.0) if run is groups[0][0] else failed(run))
         reporter._bars.refresh()
+        assert len(reporter._bars.tasks) == 1, "no group is under way"
         reporter.study_finished()
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     assert "careful" in text

@@ -15,6 +15,7 @@ from pinikit.config.checking import Checker, Where
 from pinikit.config.loading import load_study, nest, parse_overrides
 from pinikit.errors import ConfigError
 from pinikit.plugin import registry
+from pinikit.study.designs import expand
 from pinikit.study.study import resolve_study
 
 STUDY: dict[str, Any] = {
@@ -42,7 +43,9 @@ def write(tmp_path: Path, content: Any = STUDY) -> Path:
 
 
 def arms(tmp_path: Path, *overrides: str, content: Any = STUDY) -> dict[str, dict[str, Any]]:
-    return load_study(write(tmp_path, content), overrides, Checker(registry()))[1]
+    checker = Checker(registry())
+    derived = expand(load_study(write(tmp_path, content), overrides, checker), checker)
+    return {name: dict(arm.config) for name, arm in derived.items()}
 
 
 def test_shorthand_and_defaults(tmp_path: Path) -> None:

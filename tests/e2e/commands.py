@@ -49,10 +49,14 @@ RUN_FILES = {
     "checkpoint.safetensors",
     "checkpoint.json",
     "environment.json",
+    "record.safetensors",
     "run.log",
     "result.json",
 }
-STUDY_FILES = {"study.json", "report.md", "results.csv", "summary.csv", "accuracy.png", "accuracy.svg"}
+STUDY_FILES = {"study.json", "report.md", "report.html", "results.csv", "summary.csv", "table.tex"} | {
+    "accuracy.png",
+    "accuracy.svg",
+}
 
 
 def write_study(folder: Path, text: str = STUDY) -> Path:

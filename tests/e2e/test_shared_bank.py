@@ -14,7 +14,7 @@ import pytest
 from commands import STUDY, bits, draw_pictures, read, write_study
 from processes import Ended, Shell, shell
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [pytest.mark.drill, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
 WORDS = ("--arms", "zero_shot,image,block")
 

@@ -13,8 +13,9 @@ from pinikit.config.loading import load_study
 from pinikit.data.catalogue import Item
 from pinikit.data.manifest import SplitManifest
 from pinikit.plugin import registry
+from pinikit.study.designs import expand
 from pinikit.study.store import StoredResult
-from pinikit.study.study import Arm, Run, Study
+from pinikit.study.study import Run, Study, _expectations, _settings
 
 STUDY = """
 name: sites
@@ -57,11 +58,14 @@ def make_study(folder: Path, text: str = STUDY, overrides: Sequence[str] | Mappi
     """The study of a YAML text; its runs have made-up identities and a manifest of three pictures."""
     path = folder / "study.yaml"
     path.write_text(text, encoding="utf-8")
-    config, arms = load_study(path, overrides, Checker(registry()))
-    runs = tuple(_run(arm, arms[arm], seed) for arm in arms for seed in config.seeds)
+    checker = Checker(registry())
+    file = load_study(path, overrides, checker)
+    config, arms = file.config, expand(file, checker)
+    runs = tuple(_run(arm, arms[arm].config, seed) for arm in arms for seed in config.seeds)
     baseline = config.design.baseline
-    named = {name: Arm(name, arms[name], name, {}, baseline) for name in arms}
-    return Study(config.name, config.question, path, baseline, named, tuple(config.seeds), runs)
+    axes = {axis: _settings(arms, axis) for axis in config.design.axes}
+    given = {"axes": axes, "expect": _expectations(file, arms)}
+    return Study(config.name, config.question, path, baseline, arms, tuple(config.seeds), runs, **given)  # type: ignore[arg-type]
 
 
 def _run(arm: str, config: Mapping[str, Any], seed: int) -> Run:
@@ -156,3 +160,15 @@ def make_result(
         accuracy = accuracies[run.arm][study.seeds.index(run.seed)]
         results[run.arm, run.seed] = failed(run) if accuracy is None else finished(run, accuracy)
     return StudyResult(study, results, folder / "runs" / "studies" / study.name)
+
+
+def make_axes_result(folder: Path, datasets: Sequence[str] = ("digits", "dtd")) -> StudyResult:
+    """Every arm at 1 and 16 shots of each data set; 16 shots and each further data set give 5 points more."""
+    axes = f"  axes: {{data.name: [{', '.join(datasets)}], data.shots: [1, 16]}}\n  baseline:"
+    accuracies = {
+        f"{series}, data={name}, shots={shots}": [value + 5 * (shots == 16) + 5 * place for value in values]
+        for series, values in ACCURACIES.items()
+        for place, name in enumerate(datasets)
+        for shots in (1, 16)
+    }
+    return make_result(folder, STUDY.replace("  baseline:", axes), accuracies)

@@ -33,7 +33,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
 
 def test_all_files_are_there(written: StudyResult) -> None:
     names = sorted(path.name for path in written.folder.iterdir())
-    assert names == ["accuracy.png", "accuracy.svg", "report.md", "results.csv", "summary.csv"]
+    tables = ["report.html", "report.md", "results.csv", "summary.csv", "table.tex"]
+    assert names == ["accuracy.png", "accuracy.svg", *tables]
     assert write_report(written)[0].name == "report.md"
 
 

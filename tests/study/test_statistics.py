@@ -17,14 +17,15 @@ from scipy import stats
 from pinikit.study.statistics import (
     SharedCosts,
     arm_summaries,
+    as_table,
     draws_in,
     estimate,
+    finished_by_arm,
     headline,
     long_rows,
     long_table,
     paired_differences,
     shared_costs,
-    summarise,
 )
 from pinikit.study.store import StoredResult
 from pinikit.study.study import Arm
@@ -95,7 +96,7 @@ def test_one_value_has_no_interval_and_none_no_mean() -> None:
 
 def test_difference_is_paired_by_seed() -> None:
     base, arm = [50.0, 60.0, 55.5], [58.0, 66.0, 65.0]
-    table = summarise(*study({"base": base, "arm": arm}, "base")).set_index("arm")
+    table = as_table(arm_summaries(*study({"base": base, "arm": arm}, "base"))).set_index("arm")
     test = stats.ttest_rel(arm, base)
     interval = test.confidence_interval(0.95)
     found = table.loc["arm", ["difference", "difference_low", "difference_high"]]
@@ -106,7 +107,8 @@ def test_difference_is_paired_by_seed() -> None:
 
 def test_failed_seeds_leave_the_pairs_that_both_have() -> None:
     made, results = study({"base": [50.0, None, 52.0, 54.0], "arm": [60.0, 99.0, None, 61.0]}, "base")
-    assert paired_differences(results, "arm", "base") == {1: 10.0, 4: 7.0}
+    finished = finished_by_arm(results)
+    assert paired_differences(finished["arm"], finished["base"]) == {1: 10.0, 4: 7.0}
     base, arm = arm_summaries(made, results)
     assert (arm.seeds, arm.failed, arm.pairs, arm.difference) == (3, 1, 2, 8.5)
     assert base.accuracy == 52.0
@@ -135,7 +137,7 @@ def test_a_baseline_without_a_finished_run_leaves_differences_unknown() -> None:
 
 
 def test_no_baseline_no_differences() -> None:
-    table = summarise(*study({"a": [5.0, 6.0], "b": [5.0, 7.0]}))
+    table = as_table(arm_summaries(*study({"a": [5.0, 6.0], "b": [5.0, 7.0]})))
     assert table["difference"].isna().all()
     assert (table["pairs"] == 0).all()
 
@@ -144,7 +146,8 @@ def test_deterministic_arms_differ_without_spread() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         _, arm = arm_summaries(*study({"base": [41.7] * 3, "arm": [38.2] * 3}, "base"))
-    assert arm.difference == arm.difference_low == arm.difference_high == 38.2 - 41.7
+    assert arm.difference == arm.difference_low == arm.difference_high == -3.5
+    assert arm.untested == "the same difference every time"
 
 
 def test_draws_stand_apart_from_seeds() -> None:

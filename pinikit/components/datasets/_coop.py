@@ -6,6 +6,7 @@ the layout is described in DATASETS.md of https://github.com/KaiyangZhou/CoOp.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -15,13 +16,15 @@ from pinikit.data.pictures import PictureFiles
 from pinikit.errors import DataError
 
 SPLITS = ("train", "val", "test")
+ROOT = "PINIKIT_DATA"
+"""Environment variable: the root where ``run.data.root`` is not given."""
 
 
 class CoOpDataSet(PictureFiles):
     """A data set in CoOp's layout; a subclass gives the three names below and the templates.
 
     Args:
-        root: the folder that contains :attr:`folder`, or that folder itself.
+        root: the folder that contains :attr:`folder`, or that folder itself; ``PINIKIT_DATA`` unless given.
     """
 
     path_parameters = ("root",)
@@ -58,7 +61,7 @@ class CoOpDataSet(PictureFiles):
         layout = (
             f"{self.folder}/ with {self.split_file} and {self.pictures}/ in it (or {self.folder}/ itself)"
         )
-        root = self.root_folder(layout)
+        root = self.root_folder(layout, os.environ.get(ROOT))
         if (root / self.split_file).is_file():
             return root
         if (root / self.folder).is_dir():

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from pinikit.components.contracts import Injector, Noise, Surroundings
 from pinikit.components.initialise import Initialiser
-from pinikit.errors import ConfigError
+from pinikit.components.injectors._pictures import check_picture, to_level
 
 
 class CnnPixel(Injector):
@@ -37,11 +37,7 @@ class CnnPixel(Injector):
 
     def build(self, noise: Noise, around: Surroundings, initialise: Initialiser) -> None:
         """The trunk and one head per noise parameter."""
-        if around.event.channel_axis != 0:
-            raise ConfigError(
-                f"injector 'cnn_pixel': needs a picture, found an event of shape {around.event.shape}; "
-                "allowed: site pixels"
-            )
+        check_picture("cnn_pixel", noise, around.event)
         channels = around.event.channels
         self.trunk = nn.Sequential(
             initialise.conv("stem", channels, 64, 3),
@@ -59,12 +55,7 @@ class CnnPixel(Injector):
     def forward(self, context: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each parameter [B, 3, H, W]."""
         hidden = self.trunk(context["here"])
-        return {name: self._to_level(head(hidden)) for name, head in self.heads.items()}
-
-    def _to_level(self, maps: Tensor) -> Tensor:
-        flat = maps.flatten(2)  # [B, 3, H·W]
-        level: float = self._level * flat.shape[-1] ** 0.5
-        return level * functional.normalize(flat, dim=-1).view_as(maps)
+        return {name: to_level(head(hidden), self._level) for name, head in self.heads.items()}
 
 
 class _Residual(nn.Module):

@@ -55,7 +55,7 @@ class CrossAttention(Injector):
         hidden = max(width // self._reduction, 1)
         self._event = around.event
         self.attention = TextAttention(width, text_width, hidden, initialise, self._scaled, self._detach_keys)
-        self.heads = Heads(noise, around.event.channels, hidden, initialise, self._zero)
+        self.heads = Heads(noise, around.event, hidden, initialise, self._zero)
 
     def forward(self, context: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One vector per image and parameter, broadcast over positions."""

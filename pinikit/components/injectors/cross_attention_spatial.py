@@ -61,7 +61,7 @@ class CrossAttentionSpatial(Injector):
         hidden = max(width // self._reduction, 1)
         self._average = len(around.event.shape) == 1
         self.attention = TextAttention(width, text_width, hidden, initialise, self._scaled, self._detach_keys)
-        self.heads = Heads(noise, around.event.channels, hidden, initialise, self._zero)
+        self.heads = Heads(noise, around.event, hidden, initialise, self._zero)
 
     def forward(self, context: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """[B, P, W] per parameter, or [B, D] averaged over positions."""

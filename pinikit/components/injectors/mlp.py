@@ -51,7 +51,7 @@ class Mlp(Injector):
         self._event = around.event
         width = around.context[self._context][-1]
         self.input = initialise.linear("input", width, self._hidden)
-        self.heads = Heads(noise, around.event.channels, self._hidden, initialise, self._zero)
+        self.heads = Heads(noise, around.event, self._hidden, initialise, self._zero)
 
     def forward(self, context: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Parameters of the event's shape (``here``) or one vector per image (``image_feature``)."""

@@ -204,6 +204,11 @@ class _PiniPredictor(Predictor):
         return dict(self._model.injections.state_dict())
 
     @property
+    def injections(self) -> Mapping[str, Injection]:
+        found = self._model.injections.values()
+        return {item.label: item for item in found if isinstance(item, Injection)}
+
+    @property
     def trainable_parameters(self) -> int:
         return _count(self._model)
 

@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 import torch
 from optuna.distributions import FloatDistribution
 from torch import Tensor
+from torch.distributions import Normal
 
 from pinikit.components.contracts import Constraint, Noise, Shape
+from pinikit.components.noise.gaussian import Gaussian
 
 
 class MuOnly(Noise):
@@ -111,3 +113,58 @@ class Zero(Noise):
     def mean(self, params: Mapping[str, Tensor]) -> Tensor:
         """Zero."""
         return torch.zeros(())
+
+
+class Shuffled(Gaussian):
+    """Gaussian noise with another picture's mean and standard deviation.
+
+    The control for "does it matter that an injector reads the picture": rows get the parameters of the
+    row half a batch away. Where an injector yields one row for all (``free``) nothing is shuffled.
+    """
+
+    name = "shuffled"
+    version = 1
+
+    def __init__(self, std: Literal["abs", "softplus", "exp", "sign_free"] = "abs") -> None:
+        super().__init__(std)
+
+    def sample(self, params: Mapping[str, Tensor], base: Tensor) -> Tensor:
+        """Another row's mean + std · base."""
+        return super().sample(self._of_other_rows(params), base)
+
+    def mean(self, params: Mapping[str, Tensor]) -> Tensor:
+        """Another row's mean."""
+        return _half_a_batch_away(params["mean"])
+
+    @classmethod
+    def _distribution(cls, params: Mapping[str, Tensor]) -> Normal:
+        return super()._distribution(cls._of_other_rows(params))
+
+    @staticmethod
+    def _of_other_rows(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: _half_a_batch_away(value) for name, value in params.items()}
+
+
+def _half_a_batch_away(value: Tensor) -> Tensor:
+    """Rows [N, ...] moved by N // 2: the noise samples of a picture are neighbours, and so are pictures
+    of a class."""
+    return value.roll(len(value) // 2, 0)
+
+
+class Antithetic(Gaussian):
+    """Gaussian noise in pairs of rows with opposite base noise, ±ε, which lowers the gradient's variance.
+
+    With ``samples: 2`` (or 4, …) and ``share: image`` the pairs are samples of one picture (Hammersley,
+    Morton, "A new Monte Carlo technique: antithetic variates", 1956).
+    """
+
+    name = "antithetic"
+    version = 1
+
+    def __init__(self, std: Literal["abs", "softplus", "exp", "sign_free"] = "abs") -> None:
+        super().__init__(std)
+
+    def base(self, shape: Shape, generator: torch.Generator) -> Tensor:
+        """Standard normal numbers of ``shape``; rows 2i and 2i + 1 have opposite signs."""
+        half = super().base(((shape[0] + 1) // 2, *shape[1:]), generator)
+        return torch.stack([half, -half], 1).flatten(0, 1)[: shape[0]]

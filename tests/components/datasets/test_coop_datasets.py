@@ -56,6 +56,14 @@ def test_the_home_folder_may_be_abbreviated(root: Path, monkeypatch: pytest.Monk
     assert DescribableTextures("~").catalogue().dataset == "dtd"
 
 
+def test_the_root_may_come_from_the_environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a study over several data sets needs no root for each."""
+    monkeypatch.setenv("PINIKIT_DATA", str(root))
+    assert DescribableTextures().catalogue().dataset == "dtd"
+    monkeypatch.setenv("PINIKIT_DATA", str(root / "gone"))
+    assert DescribableTextures(str(root)).catalogue().dataset == "dtd", "what is given counts first"
+
+
 def test_nothing_is_read_before_it_is_needed() -> None:
     dataset = Caltech101()
     with pytest.raises(ConfigError, match=r"^run\.data\.root is not given: data set 'caltech101'"):
