@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,12 +81,14 @@ class Plan:
     footprints: Mapping[str, Footprint]
     """By arm."""
     finished: frozenset[str]
-    """Identities of the runs that are there already."""
+    """Identities of the runs that are there already and stay."""
     groups: tuple[tuple[Run, ...], ...]
     """Runs that are trained together."""
     bank: BankPlan
     """What the runs to do take of the view bank."""
     messages: tuple[str, ...]
+    left_out: frozenset[str] = frozenset()
+    """Identities of the runs without a result that ``rerun="failed"`` leaves alone."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,13 @@ def plan_study(
     *,
     arms: str | None = None,
     runs: str | Path = "runs",
-    fuse: str = "auto",
+    fuse: str | int = "auto",
+    rerun: str | None = None,
+    check: bool = False,
 ) -> Plan:
     """Resolve and validate a study without training anything; arguments as for :func:`run_study`.
+
+    Finished runs that ``rerun`` takes are among those to do.
 
     Raises:
         PinikitError: what ``run_study`` would refuse.
@@ -145,16 +151,20 @@ def plan_study(
     from pinikit.study.bank_plan import plan_bank
     from pinikit.study.run import Workshop
 
-    study = resolve_study(source, overrides, arms)
+    largest_group(fuse := str(fuse))
+    study = _resolved(source, overrides, arms, fuse, check)
+    choice = choose(study, Store(runs), rerun)
     workshop = Workshop()
     checked = check_runs(study, study.runs, workshop)
     study, footprints = study.without(checked.dropped), checked.footprints
     groups = tuple(group_runs(study.runs, footprints, fuse))
-    store = Store(runs)
-    finished = frozenset(run.id for run in study.runs if (done := store.load(run.id)) and done.finished)
-    todo = [run for group in groups if any(run.id not in finished for run in group) for run in group]
+    wanted = {run.id for run in choice.todo}
+    kept = frozenset(study.run(*key).id for key in choice.kept if key[0] in study.arms)
+    todo = [run for group in groups if any(run.id in wanted for run in group) for run in group]
     bank = plan_bank(todo, footprints, workshop)
-    return Plan(study, footprints, finished, groups, bank, (*study.notes, *workshop.messages()))
+    left_out = frozenset(run.id for run in study.runs) - wanted - kept
+    messages = (*choice.damaged, *study.notes, *workshop.messages())
+    return Plan(study, footprints, kept, groups, bank, messages, left_out)
 
 
 def run_study(
@@ -163,7 +173,7 @@ def run_study(
     *,
     arms: str | None = None,
     runs: str | Path = "runs",
-    fuse: str = "auto",
+    fuse: str | int = "auto",
     jobs: int = 1,
     retries: int = 1,
     time_limit: float | None = None,
@@ -204,14 +214,12 @@ def run_study(
     """
     from pinikit.reporting import write_report
 
-    largest_group(fuse)
+    largest_group(fuse := str(fuse))
     limits = _limits(retries, time_limit, fail_fast)
     if jobs < 1:
         raise ConfigError(f"--jobs: found {jobs}; allowed: 1 or more")
     reporter = reporter or Reporter()
-    study = resolve_study(source, overrides, arms)
-    if check and not any(study.expect.get(arm) for arm in study.arms):
-        raise ConfigError(f"--check: {study.file} expects nothing of these arms; allowed with 'expect:'")
+    study = _resolved(source, overrides, arms, fuse, check)
     store = Store(runs)
     store.prepare()
     tidy_replaced(store)
@@ -234,7 +242,7 @@ def run_study(
     with writing_study(store, study.name):
         write_index(study, store)
         write_report(result)
-    tidy_replaced(store)
+    tidy_replaced(store, checkpoints=True)
     sweep_locks(store, [run.id for run in study.runs])
     tidy_checkpoints(store)
     plugins().notify("pinikit_report", study=study.name, folder=result.folder)
@@ -313,6 +321,24 @@ def find_run(run: str | Path, runs: str | Path = "runs") -> Path:
     return store.run_folder(store.find(str(run)))
 
 
+def _resolved(
+    source: str | Path,
+    overrides: Sequence[str] | Mapping[str, Any],
+    arms: str | None,
+    fuse: str,
+    check: bool,
+) -> Study:
+    """A study as it is asked for, with all that its command says.
+
+    Raises:
+        ConfigError, DataError, WeightsError: it is wrong, or ``check`` is set and it expects nothing.
+    """
+    study = replace(resolve_study(source, overrides, arms), fuse=fuse)
+    if check and not any(study.expect.get(arm) for arm in study.arms):
+        raise ConfigError(f"--check: {study.file} expects nothing of these arms; allowed with 'expect:'")
+    return study
+
+
 def _limits(retries: int, time_limit: float | None, fail_fast: bool) -> Limits:
     if retries < 0:
         raise ConfigError(f"--retries: found {retries}; allowed: 0 or more")
@@ -337,7 +363,8 @@ def _train(
             reporter.message(message)
         todo = [run for run in choice.todo if run.arm not in planned.dropped]
         watch.total = len({run.id for run in todo})
-        reporter.study_started(study, watch.total, len(study.runs) - len(todo))
+        kept = sum(arm not in planned.dropped for arm, _ in choice.kept)
+        reporter.study_started(study, watch.total, kept)
         stored: dict[str, StoredResult] = {}
         with stopping(stop, lambda: reporter.message(STOPPING)):
             for results in executor.map(_jobs(planned, work, choice, reporter)):

@@ -155,12 +155,11 @@ def run(
     """
     from pinikit.cli import running
 
-    options: dict[str, Any] = {"arms": arms, "runs": runs, "fuse": fuse}
+    options: dict[str, Any] = {"arms": arms, "runs": runs, "fuse": fuse, "rerun": rerun, "check": check}
     if dry_run:
         running.show_plan(study, overrides or [], quiet=quiet, **options)
     else:
-        options |= {"jobs": jobs, "rerun": rerun, "retries": retries, "fail_fast": fail_fast}
-        options["check"] = check
+        options |= {"jobs": jobs, "retries": retries, "fail_fast": fail_fast}
         options["time_limit"] = None if time_limit is None else running.parse_time(time_limit)
         raise typer.Exit(running.run(study, overrides or [], quiet=quiet, **options))
 

@@ -18,18 +18,27 @@ from pinikit.cli.progress import BarReporter, LineReporter, ShownReporter
 from pinikit.cli.tables import print_plan, print_result
 from pinikit.errors import ConfigError
 from pinikit.reporting.text import plural
+from pinikit.study.choice import FAILED
 from pinikit.study.executors.signals import interruptible
+from pinikit.study.results import fresh_store
 from pinikit.study.resume import kept_checkpoints
 from pinikit.study.store import Store
 
 
 def run(
-    source: str, overrides: Sequence[str], *, runs: Path, quiet: bool, check: bool = False, **options: Any
+    source: str,
+    overrides: Sequence[str],
+    *,
+    runs: Path,
+    quiet: bool,
+    check: bool = False,
+    rerun: str | None = None,
+    **options: Any,
 ) -> int:
     """Run a study and show how its arms compare.
 
     Args:
-        source, overrides, runs, check, options: as for ``pinikit.run_study``.
+        source, overrides, runs, check, rerun, options: as for ``pinikit.run_study``.
         quiet: show nothing but errors.
 
     Returns:
@@ -41,9 +50,13 @@ def run(
     reporter = _prepare(quiet)
     try:
         with interruptible(), reporter:
-            result = api.run_study(source, overrides, runs=runs, check=check, reporter=reporter, **options)
+            options |= {"check": check, "rerun": rerun}
+            result = api.run_study(source, overrides, runs=runs, reporter=reporter, **options)
     except KeyboardInterrupt:
-        typer.echo(f"pinikit: interrupted; {_kept(runs)}; type the same command again to go on", err=True)
+        again = "" if rerun in (None, FAILED) else "; runs that were replaced already are trained again"
+        typer.echo(
+            f"pinikit: interrupted; {_kept(runs)}; type the same command again to go on{again}", err=True
+        )
         return INTERRUPTED
     if not quiet:
         if reporter.todo == 0 and not result.not_run:
@@ -60,7 +73,8 @@ def run(
 
 def _kept(runs: Path) -> str:
     """What an interruption leaves."""
-    under_way = list(kept_checkpoints(Store(runs)))
+    store = Store(runs)
+    under_way = [*kept_checkpoints(store), *kept_checkpoints(fresh_store(store))]
     if not under_way:
         return f"finished runs are kept in {runs}"
     count = plural(sum(len(item.runs) for item in under_way), "run")

@@ -102,8 +102,7 @@ def grid_columns(grid: Grid, series: Sequence[SeriesSummary], baseline: str | No
 
 def best_series(series: Sequence[SeriesSummary]) -> int | None:
     """Index of the most accurate one of the series that have all settings."""
-    most = max(row.settings for row in series)
-    whole = [index for index, row in enumerate(series) if row.settings == most and most]
+    whole = [index for index, row in enumerate(series) if row.complete]
     return max(whole, key=lambda index: series[index].accuracy, default=None)
 
 
@@ -169,8 +168,10 @@ def print_plan(console: Console, plan: Plan) -> None:
     for line in reasons(study.dropped):
         console.print(Text(line, style="yellow"))
     done = sum(run.id in plan.finished for run in study.runs)
+    left_out = sum(run.id in plan.left_out for run in study.runs)
+    to_do = f"{len(study.runs) - done - left_out} to do" + (f", {left_out} left out" if left_out else "")
     total = f"{plural(len(study.arms), 'arm')} × {plural(len(study.seeds), 'seed')}"
-    console.print(f"{total} = {plural(len(study.runs), 'run')}: {done} done, {len(study.runs) - done} to do.")
+    console.print(f"{total} = {plural(len(study.runs), 'run')}: {done} done, {to_do}.")
     fused = [group for group in plan.groups if len(group) > 1]
     if fused:
         console.print(
@@ -216,10 +217,15 @@ def _plan_table(plan: Plan, changes: Mapping[str, str], width: int) -> Table:
 
 
 def _run_lines(plan: Plan, arm: str) -> list[str]:
-    return [
-        f"{seed}: {run.id[:SHORT_ID]} {'done' if run.id in plan.finished else 'to do'}"
-        for seed, run in plan.study.runs_by_arm[arm].items()
-    ]
+    rows = plan.study.runs_by_arm[arm].items()
+    return [f"{seed}: {run.id[:SHORT_ID]} {_fate(plan, run.id)}" for seed, run in rows]
+
+
+def _fate(plan: Plan, run_id: str) -> str:
+    """What would become of a run."""
+    if run_id in plan.finished:
+        return "done"
+    return "left out" if run_id in plan.left_out else "to do"
 
 
 def _gain(row: ArmSummary) -> str:

@@ -45,6 +45,17 @@ class Noise(ABC):
     version: ClassVar[int] = 1
     parameters: ClassVar[tuple[str, ...]] = ()
     """Names of the parameters that an injector must yield."""
+    combines: ClassVar[frozenset[str] | None] = None
+    """Names of the only ``combine`` under which it is what it says; None: any."""
+    in_pairs: ClassVar[bool] = False
+    """Whether rows 2i and 2i + 1 belong together, so that they must be samples of one picture."""
+
+    def check_event(self, event: Event) -> None:  # noqa: B027 — most have nothing to refuse
+        """Refuse a site's event that the noise makes no sense at; by default none.
+
+        Raises:
+            ConfigError: says what was found and what is allowed.
+        """
 
     def parameter_shapes(self, event_shape: Shape) -> dict[str, Shape]:
         """Shape of each parameter for one event; by default the event's own."""

@@ -160,14 +160,34 @@ def nest(flat: Mapping[str, Any], where: Where, whole: Sequence[str] = ()) -> di
         for key in parents:
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
-                raise ConfigError(f"{where / path}: contradicts another key of the same mapping")
+                raise _contradiction(place, where / path)
         if isinstance(value, Mapping):
             inner = [key.removeprefix(f"{path}.") for key in whole if key.startswith(f"{path}.")]
             value = dict(value) if _is_below(path, whole) else nest(value, where / path, inner)
-        if isinstance(place.get(last), dict) and isinstance(value, dict):
-            value = {**place[last], **value}
-        place[last] = value
+        place[last] = _joined(place[last], value, where / path) if last in place else value
     return nested
+
+
+def _joined(one: Any, other: Any, where: Where) -> dict[str, Any]:
+    """Two mappings that were given for one key, whatever their order, as one.
+
+    Raises:
+        ConfigError: they give a key twice, or one of them is no mapping.
+    """
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        raise _contradiction(other if isinstance(one, dict) else one, where)
+    joined = dict(one)
+    for key, value in other.items():
+        joined[key] = _joined(one[key], value, where / str(key)) if key in one else value
+    return joined
+
+
+def _contradiction(plain: Any, where: Where) -> ConfigError:
+    hint = " (a component beside its parameters is given as 'name')" if isinstance(plain, str) else ""
+    return ConfigError(
+        f"{where}: contradicts another key of the same mapping, found {shown(plain)}; "
+        f"allowed: each key once{hint}"
+    )
 
 
 def _steps(path: str, whole: Sequence[str]) -> list[str]:

@@ -68,7 +68,9 @@ def write_page(results: Sequence[StudyResult], path: Path) -> None:
     Raises:
         PinikitError: it cannot be written.
     """
-    digest = _digest(results, {})
+    from pinikit.reporting.markdown import report_text
+
+    digest = _digest(results, {str(place): report_text(result) for place, result in enumerate(results)})
     if not _has_digest(path, digest):
         _write_page(results, path, digest)
 
@@ -86,6 +88,8 @@ def _digest(results: Sequence[StudyResult], texts: Mapping[str, str]) -> str:
         study = result.study
         for part in (study.name, study.question, *map(str, study.overrides), str(study.picked)):
             content.update(part.encode() + b"\0")
+        for arm, reason in study.dropped.items():
+            content.update(f"{arm}\0{reason}\0".encode())
         for (arm, seed), item in result.results.items():
             content.update(f"{arm}\0{seed}\0{item.content.get('checksum')}\0".encode())
     for text in texts.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from pinikit.reporting.marks import marks_in
 from pinikit.reporting.text import interval, markdown_table, number, p_value, plural, signed
@@ -20,19 +20,27 @@ _TEST = (
 )
 
 
-def differences_section(summaries: Sequence[ArmSummary]) -> str:
-    """A table with a row for each arm that is compared, and what to make of it; empty if none is."""
+def differences_section(summaries: Sequence[ArmSummary], shown: Container[str] | None = None) -> str:
+    """A table with a row for each arm that is compared, and what to make of it; empty if none is.
+
+    Args:
+        summaries: all arms of the study, which the notes on tests and power are about.
+        shown: the arms that have a row, and their number is told; all unless given.
+    """
     rows = [row for row in summaries if row.baseline and not row.is_baseline]
-    if not rows:
+    listed = [row for row in rows if shown is None or row.arm in shown]
+    if not listed:
         return ""
-    lines = [*(f"`{sign}`: {meaning}." for sign, meaning in marks_in(rows).items()), _EFFECT]
+    lines = [*(f"`{sign}`: {meaning}." for sign, meaning in marks_in(listed).items()), _EFFECT]
+    if len(listed) < len(rows):
+        lines.insert(0, f"{len(listed)} of {len(rows)} compared arms are shown; what follows is of all.")
     if any(not math.isnan(row.bootstrap_low) for row in rows):
         lines.append(_BOOTSTRAP)
     tests = sum(not math.isnan(row.p) for row in rows)
     if tests:
         lines.append(_TEST.format(tests=plural(tests, "test")))
     lines += [line for line in (few_seeds_note(rows), power_note(rows)) if line]
-    return "\n\n".join([_table(rows), "\n".join(f"- {line}" for line in lines)])
+    return "\n\n".join([_table(listed), "\n".join(f"- {line}" for line in lines)])
 
 
 def few_seeds_note(summaries: Sequence[ArmSummary]) -> str:

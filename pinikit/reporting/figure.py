@@ -209,7 +209,7 @@ def _frame(axes: Axes, rows: Sequence[Row]) -> None:
     low, high = (edge - box.x0) / box.width, (1 - edge - box.x0) / box.width
     for index in range(0, len(rows), 2):
         axes.axhspan(index - 0.5, index + 0.5, low, high, color=BAND, zorder=-2, clip_on=False, linewidth=0)
-    axes.set_xlabel("test accuracy (%), last epoch, noise at its mean", fontsize=13, color=FAINT, labelpad=7)
+    axes.set_xlabel("test accuracy (%), last epoch", fontsize=13, color=FAINT, labelpad=7)
 
 
 def limits(rows: Sequence[Row]) -> tuple[float, float]:

@@ -73,10 +73,11 @@ def _verdict(row: ArmSummary) -> str:
 
 
 def _best_series(study: Study, series: Sequence[SeriesSummary]) -> str:
-    most = max(row.settings for row in series)
-    whole = [row for row in series if row.settings == most]
+    whole = [row for row in series if row.complete]
+    if not whole:
+        return f"No series has results at every setting ({axes_text(study)}), so none is called the best."
     best = max(whole, key=lambda row: row.accuracy)
-    where = f"Over {plural(most, 'setting')} ({axes_text(study)})"
+    where = f"Over {plural(best.settings, 'setting')} ({axes_text(study)})"
     if len(whole) == 1:
         return f"{where}, `{best.series}` reaches {number(best.accuracy)} % test accuracy on average."
     sentence = f"{where}, `{best.series}` is the most accurate of {len(whole)} series"
@@ -85,17 +86,28 @@ def _best_series(study: Study, series: Sequence[SeriesSummary]) -> str:
     if reference is None or best is reference:
         return f"{sentence}{'; none beats the baseline' if best is reference else ''}."
     over = f"`{study.baseline}` ({number(reference.accuracy)} %)"
-    return (
-        f"{sentence}, {signed(best.accuracy - reference.accuracy)} points against {over}{_intervals(best)}."
-    )
+    if math.isnan(best.gain):
+        return f"{sentence}, beside {over}; they share no seed that finished at every setting."
+    return f"{sentence}, {signed(best.gain)} points against {over}{_intervals(best)}."
+
+
+def over_seeds_text(row: SeriesSummary) -> str:
+    """The interval over seeds, with its mean where that is not the series' gain."""
+    seeds = row.over_seeds
+    if seeds.pairs and signed(seeds.mean) != signed(row.gain):
+        return signed_interval(seeds.mean, seeds.low, seeds.high)
+    return interval(seeds.low, seeds.high)
 
 
 def _intervals(row: SeriesSummary) -> str:
     """Of the difference, over seeds and over data sets, as far as they are known."""
     known = [
-        f"over {plural(found.pairs, noun)} {interval(found.low, found.high)}"
+        f"over {plural(found.pairs, noun)} {text}"
         + (", which contains 0" if found.low <= 0 <= found.high else "")
-        for found, noun in ((row.over_seeds, "seed"), (row.over_datasets, "data set"))
+        for found, noun, text in (
+            (row.over_seeds, "seed", over_seeds_text(row)),
+            (row.over_datasets, "data set", interval(row.over_datasets.low, row.over_datasets.high)),
+        )
         if not math.isnan(found.low)
     ]
     return f"; 95 % interval {'; '.join(known)}" if known else ""

@@ -27,8 +27,10 @@ from pinikit.reporting.text import (
 from pinikit.study.expectations import verdicts
 from pinikit.study.statistics import (
     ArmSummary,
+    Results,
     SeriesSummary,
     SharedCosts,
+    finished_by_arm,
     ranking,
     series_summaries,
     shared_costs,
@@ -37,9 +39,10 @@ from pinikit.study.statistics import (
 if TYPE_CHECKING:
     from pinikit.api import StudyResult
     from pinikit.data.manifest import SplitManifest
+    from pinikit.study.store import StoredResult
     from pinikit.study.study import Run
 
-LAYOUT = 3
+LAYOUT = 4
 """Raised when figure or report come out differently from equal results, so that old ones are made anew."""
 
 RANKS = "ranks.png"
@@ -47,8 +50,8 @@ LISTED = 12
 """Arms that a sentence names; of more only the number is said."""
 
 _HEADLINE = (
-    "Test accuracy in percent at the last epoch, with noise at its mean. No epoch and no setting was chosen "
-    "on the test set: it was opened once, after training."
+    "Test accuracy in percent at the last epoch, with noise at its mean unless a note says otherwise. No "
+    "epoch and no setting was chosen on the test set: it was opened once, after training."
 )
 _INTERVALS = (
     "± is the half-width of the 95 % t-interval over seeds; each seed draws its own few-shot split, unless "
@@ -322,8 +325,29 @@ def caveats(result: StudyResult, summaries: Sequence[ArmSummary]) -> Iterator[st
         )
     if odd := [row for row in summaries if row.noise not in ("", "mean")]:
         yield f"Without noise at its mean: {', '.join(f'`{row.arm}` ({row.noise})' for row in odd)}."
+    if empty := _without_mean(result.results, summaries):
+        yield f"The noise of {_listed(empty)} has mean 0: at its mean such an arm predicts as without noise."
     if sum(row.seeds > 0 for row in summaries) > 2:
         yield "The most accurate arm was picked by test accuracy: with many arms, its lead is optimistic."
+
+
+def _without_mean(results: Results, summaries: Sequence[ArmSummary]) -> list[str]:
+    """Arms whose headline is at the mean, where the noise is exactly nothing, though its draws are not."""
+    finished = finished_by_arm(results)
+    return [
+        row.arm
+        for row in summaries
+        if row.noise == "mean" and all(_only_drawn(result) for result in finished[row.arm].values())
+    ]
+
+
+def _only_drawn(result: StoredResult) -> bool:
+    """Whether noise changes nothing at its mean and something in a draw."""
+    sizes = {
+        mode: max(row["noise_ratio"].values(), default=0)
+        for mode, row in result.content["metrics"]["test"].items()
+    }
+    return sizes["mean"] == 0 and any(size > 0 for size in sizes.values())
 
 
 def _on_other_data(result: StudyResult) -> list[str]:

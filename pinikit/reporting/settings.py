@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pinikit.reporting.headline import over_seeds_text
 from pinikit.reporting.marks import marked
 from pinikit.reporting.text import (
     interval,
@@ -26,6 +27,7 @@ from pinikit.study.statistics import (
     finished_by_arm,
     leaders,
 )
+from pinikit.study.statistics.signed_rank import FEWEST
 
 if TYPE_CHECKING:
     from pinikit.study.statistics import Results
@@ -144,8 +146,7 @@ def _compared(row: SeriesSummary, several: bool) -> list[str]:
     seeds, datasets = row.over_seeds, row.over_datasets
     if not seeds.pairs and not datasets.pairs:
         return [""] * (4 if several else 2)
-    mean = datasets.mean if datasets.pairs else seeds.mean
-    cells = [signed(mean), interval(seeds.low, seeds.high)]
+    cells = [signed(row.gain), over_seeds_text(row)]
     return [*cells, interval(datasets.low, datasets.high), _counts(datasets)] if several else cells
 
 
@@ -157,22 +158,41 @@ def _series_notes(series: Sequence[SeriesSummary]) -> list[str]:
     datasets = max(row.datasets for row in series)
     notes = []
     if datasets > 1:
-        notes.append(
-            f"Settings of one data set are averaged first, then the {datasets} data sets. *over seeds*: 95 % "
-            "interval for other few-shot splits and trainings on these data sets. *over data sets*: 95 % "
-            "interval for other data sets, as far as these are a sample of them."
-        )
-        if not any(not math.isnan(row.over_datasets.p) for row in series):
-            notes.append(
-                f"Too few data sets for a test: Wilcoxon's signed-rank test needs 6, there are {datasets}."
-            )
-    else:
-        notes.append("*over seeds*: 95 % interval of the difference averaged over the settings of each seed.")
-    most = max(row.settings for row in series)
-    if partial := [row.series for row in series if row.settings < most]:
+        notes.append(f"Settings of one data set are averaged first, then the {datasets} data sets.")
+    notes += [*_interval_notes(series), *_untested_note(series)]
+    if partial := [row.series for row in series if not row.complete]:
         names = ", ".join(f"`{name}`" for name in partial)
-        notes.append(f"Not at every setting, so their means are not comparable with the others': {names}.")
+        notes.append(f"Not at every setting, so their means are not comparable with others': {names}.")
     return notes
+
+
+def _interval_notes(series: Sequence[SeriesSummary]) -> Iterator[str]:
+    """What the intervals of differences say; nothing where nothing is compared."""
+    if any(row.over_datasets.pairs for row in series):
+        yield (
+            "*over seeds*: 95 % interval for other few-shot splits and trainings on these data sets. *over "
+            "data sets*: 95 % interval for other data sets, as far as these are a sample of them."
+        )
+    elif any(row.over_seeds.pairs for row in series):
+        yield "*over seeds*: 95 % interval of the difference averaged over the settings of each seed."
+    if any(row.over_seeds.pairs and signed(row.over_seeds.mean) != signed(row.gain) for row in series):
+        yield (
+            "Where *over seeds* has a mean of its own, it is over the seeds that finished at every setting, "
+            "while Δ has all pairs."
+        )
+
+
+def _untested_note(series: Sequence[SeriesSummary]) -> Iterator[str]:
+    """Why there is no test over data sets, where there is none of any comparison."""
+    found = [row.over_datasets for row in series if row.over_datasets.pairs]
+    if not found or any(not math.isnan(comparison.p) for comparison in found):
+        return
+    most = max(comparison.pairs for comparison in found)
+    if most < FEWEST:
+        yield f"Too few data sets for a test: Wilcoxon's signed-rank test needs {FEWEST}, there are {most}."
+    else:
+        reasons = sorted({comparison.untested for comparison in found})
+        yield f"Nothing was tested over the data sets: {'; '.join(reasons)}."
 
 
 def _rank_text(ranking: Ranking) -> str:
@@ -180,6 +200,8 @@ def _rank_text(ranking: Ranking) -> str:
     if ranking.incomplete:
         names = ", ".join(f"`{name}`" for name in ranking.incomplete)
         text += f" Left out, as they lack results: {names}."
+    if not ranking.same_seeds:
+        text += " Not all finished the same seeds; each counts with its own."
     if not ranking.tested:
         return (
             f"{text} {plural(ranking.datasets, 'data set')} are too few for Friedman's test and a critical "

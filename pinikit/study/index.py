@@ -46,7 +46,9 @@ def command(study: Study) -> str:
 
     shipped = {path: name for name, path in shipped_studies().items()}
     words = ["pinikit", "run", shipped.get(study.file, str(study.file)), *study.overrides]
-    return shlex.join(words + (["--arms", study.picked] if study.picked is not None else []))
+    words += ["--arms", study.picked] if study.picked is not None else []
+    words += ["--fuse", study.fuse] if study.fuse != "auto" else []
+    return shlex.join(words)
 
 
 def write_index(study: Study, store: Store) -> None:
@@ -64,6 +66,7 @@ def write_index(study: Study, store: Store) -> None:
         "source": str(study.file),
         "overrides": study.overrides,
         "picked": study.picked,
+        "fuse": study.fuse,
         "command": index.command,
         "baseline": study.baseline,
         "seeds": study.seeds,

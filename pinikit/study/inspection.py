@@ -10,6 +10,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -189,16 +190,23 @@ class _Probe:
 
 
 def _newest(folder: Path) -> float | None:
-    moments = [entry.stat().st_mtime for entry in _files(folder)]
-    return max(moments, default=None)
+    return max((facts.st_mtime for facts in _files(folder).values()), default=None)
 
 
-def _files(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if entry.is_file(follow_symlinks=False)]
-    except OSError:  # it was removed meanwhile
-        return []
+def _size(folder: Path) -> int:
+    """Bytes on disk."""
+    return sum(facts.st_size for facts in _files(folder).values())
+
+
+def _files(folder: Path) -> dict[str, os.stat_result]:
+    """The files in a folder by name; what a process removes meanwhile is left out."""
+    found = {}
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                if entry.is_file(follow_symlinks=False):
+                    found[entry.name] = entry.stat(follow_symlinks=False)
+    return found
 
 
 def _status(index: StudyIndex, probe: _Probe) -> StudyStatus:
@@ -300,7 +308,7 @@ def _row(
         data.get("shots"),
         _accuracy(run_id, result),
         changed or 0.0,
-        sum(entry.stat().st_size for entry in _files(folder)),
+        _size(folder),
         str(result.get("error", "")),
     )
 
@@ -356,7 +364,7 @@ def describe_run(run: str, runs: str | Path = "runs") -> dict[str, Any]:
         "costs": result.get("costs", {}),
         "environment": _content(folder / "environment.json"),
         "identity": described.get("identity", result.get("identity", {})),
-        "files": {entry.name: entry.stat().st_size for entry in sorted(_files(folder), key=lambda e: e.name)},
+        "files": {name: facts.st_size for name, facts in sorted(_files(folder).items())},
     }
 
 
@@ -417,7 +425,7 @@ def remove_runs(ids: Sequence[str], runs: str | Path = "runs") -> Removal:
     removed, busy, size = [], [], 0
     unfinished = {run_id for run_id in ids if not (store.run_folder(run_id) / RESULT).is_file()}
     for run_id in ids:
-        bytes_there = sum(entry.stat().st_size for entry in _files(store.run_folder(run_id)))
+        bytes_there = _size(store.run_folder(run_id))
         if store.remove(run_id):
             removed.append(run_id)
             size += bytes_there

@@ -199,8 +199,13 @@ def _text(path: Path) -> str:
         return ""
 
 
-def tidy_replaced(store: Store) -> None:
-    """Mend what processes left that died while they replaced results; those of living ones stay."""
+def tidy_replaced(store: Store, *, checkpoints: bool = False) -> None:
+    """Mend what processes left that died while they replaced results; those of living ones stay.
+
+    Args:
+        store: the one whose results are replaced.
+        checkpoints: remove how far replacements were, too, where nobody makes any.
+    """
     for folder in (*store.folder.glob(f"{REPLACED}/*"), *store.folder.glob(f"{FRESH}/by-id/*")):
         with contextlib.suppress(Timeout, OSError), store.lock(folder.name).acquire(blocking=False):
             place = store.run_folder(folder.name)
@@ -211,6 +216,20 @@ def tidy_replaced(store: Store) -> None:
                 shutil.rmtree(folder)
     with contextlib.suppress(OSError):  # refused unless it is empty
         (store.folder / REPLACED).rmdir()
+    fresh = fresh_store(store).folder
     with contextlib.suppress(OSError):
-        (store.folder / FRESH / "by-id").rmdir()
-        shutil.rmtree(store.folder / FRESH)  # nobody works there: only checkpoints are left
+        if checkpoints:
+            _remove_empty(fresh / "by-id")  # so nobody works there
+            shutil.rmtree(fresh / "by-group", ignore_errors=True)
+        _remove_empty(fresh / "by-id")
+        fresh.rmdir()
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder, which may be missing.
+
+    Raises:
+        OSError: it is not empty.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        folder.rmdir()

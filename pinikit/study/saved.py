@@ -82,6 +82,7 @@ def saved_study(store: Store, name: str) -> tuple[Study, Results]:
             dropped={arm: item["reason"] for arm, item in index["dropped"].get("arms", {}).items()},
             overrides=tuple(index["overrides"]),
             picked=index["picked"],
+            fuse=index.get("fuse", "auto"),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is no index of a study; running the study again writes it anew") from error

@@ -35,6 +35,9 @@ CHECKED_FILES = (
     "config.json",
 )
 
+OPTIONAL_FILES = ("record.safetensors",)
+"""Those of them that a finished run may lack."""
+
 
 @dataclass(frozen=True)
 class StoredResult:
@@ -208,13 +211,28 @@ class Store:
         return True
 
     def save(self, run_id: str, content: Mapping[str, Any]) -> StoredResult:
-        """Write ``result.json``, last of a run's files, with the checksums of the others."""
+        """Write ``result.json``, last of a run's files, with the checksums of the others.
+
+        Raises:
+            PinikitError: it cannot be written, or a file of a finished run is missing or cannot be read.
+        """
         folder = self.run_folder(run_id)
-        files = {name: sha256_file(folder / name) for name in CHECKED_FILES if (folder / name).is_file()}
+        files = _checksums(folder, content["status"] == "finished")
         whole = {"format": FORMAT, "run_id": run_id, **content, "files": files}
         whole["checksum"] = checksum(whole)
         write_json(folder / RESULT, whole)
         return StoredResult(run_id, whole)
+
+
+def _checksums(folder: Path, finished: bool) -> dict[str, str]:
+    """Checksums of a run's files; a finished run has all but those that are optional.
+
+    Raises:
+        DataError: one that must be there is missing, or one cannot be read.
+    """
+    needed = [name for name in CHECKED_FILES if finished and name not in OPTIONAL_FILES]
+    names = [name for name in CHECKED_FILES if name in needed or (folder / name).is_file()]
+    return {name: sha256_file(folder / name) for name in names}
 
 
 def _folders(place: Path) -> list[Path]:

@@ -85,6 +85,8 @@ class Study:
     """What was changed on the command line, as its words."""
     picked: str | None = None
     """The patterns of ``--arms``, if any."""
+    fuse: str = "auto"
+    """The word of ``--fuse``: how runs are grouped, which decides last digits and names checkpoints."""
 
     @cached_property
     def runs_by_arm(self) -> Mapping[str, Mapping[int, Run]]:

@@ -110,6 +110,7 @@ def test_memory_of_both_sides_is_of_the_same_features(backbone: Backbone) -> Non
     assert step.relative([found], [twin.encode_text(draw)]) < 1e-5
 
 
+@pytest.mark.drill
 def test_memory_in_a_child() -> None:
     flags = ["--child", "naive", "fp32", "--classes", "4", "--device", "cpu", "--backbone", "glyph"]
     found = _tools.in_child("benchmarks.memory", flags, threads=1)
@@ -172,6 +173,7 @@ def test_exponents() -> None:
 # --- study ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.drill
 def test_study(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "FUSED_ARMS", 2)
     table = study.main([*SMALL, "--classes", "3", "--shots", "2", "--epochs", "1", "--precision", "fp32"])

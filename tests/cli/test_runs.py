@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +21,10 @@ from pinikit.cli import runs as runs_command
 from pinikit.cli.app import app
 from pinikit.data.files import write_json
 from pinikit.data.view_bank import size_text
+from pinikit.study import inspection
+from pinikit.study.record import RECORD
 from pinikit.study.resume import GroupCheckpoints
-from pinikit.study.store import Store
+from pinikit.study.store import CHECKED_FILES, Store
 
 ERROR = "the loss became nan in epoch 3"
 
@@ -46,6 +50,8 @@ def add_run(
     write_json(folder / "environment.json", {"threads": number, "versions": {"torch": "2"}})
     if status != "open":
         accuracy = 70.0 + number
+        for name in ("checkpoint.safetensors", "checkpoint.json", "history.csv", "manifest.json"):
+            (folder / name).touch()
         outcome: dict[str, Any] = {
             "metrics": {"val": None, "test": {"mean": {"accuracy": accuracy, "per_class": [0.5] * 40}}},
             "costs": {"seconds_total": 1.5},
@@ -173,6 +179,26 @@ def test_an_empty_store(tmp_path: Path) -> None:
     assert call(store, "status").stdout.startswith("no study in")
 
 
+def test_files_that_vanish_meanwhile_are_left_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those that a training replaces."""
+    real = os.scandir
+
+    @contextmanager
+    def scandir(folder: Path) -> Iterator[list[Any]]:
+        def gone(**_: Any) -> None:
+            raise FileNotFoundError
+
+        ghost = SimpleNamespace(name="gone", is_file=lambda **_: True, is_dir=lambda: False, stat=gone)
+        with real(folder) as entries:
+            yield [ghost, *entries]
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert len(inspection.list_runs(store.folder)) == 5
+    assert "gone" not in inspection.describe_run("04", store.folder)["files"]
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # which scans folders, too
+    assert inspection.remove_runs([run_id(5)], store.folder).size > 100
+
+
 # --- show and diff ------------------------------------------------------------------------------------
 
 
@@ -197,7 +223,7 @@ def test_show_as_json(store: Store) -> None:
         None,
     )
     assert found["config"]["data"]["shots"] == 4
-    assert set(found["files"]) == {"config.json", "environment.json", "result.json"}
+    assert set(found["files"]) == {*CHECKED_FILES, "environment.json", "result.json"} - {RECORD}
 
 
 def test_diff(store: Store) -> None:

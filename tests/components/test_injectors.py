@@ -248,7 +248,8 @@ def test_every_pair_of_injector_and_noise_works_or_is_refused(injector: str, noi
         built = str(error)
     if isinstance(built, str):
         assert "allowed" in built
-        assert event == PICTURE or injector == "text_guided_feature", "all others take any noise at vectors"
+        choosy = ("text_guided_feature", "constant")
+        assert event == PICTURE or injector in choosy, "all others take any noise at vectors"
         return
     given = context(event, side)
     params = family.constrain(built({key: given[key] for key in built.requires}))
@@ -337,6 +338,17 @@ def test_noise_of_another_shape_is_refused(make: Any, event: Event, message: str
         build(make(), event=event, noise=GaussianLowRank())
 
 
+@pytest.mark.parametrize(
+    ("std", "value", "made"), [("softplus", 0.05, r"0\.7185"), ("abs", -0.05, r"0\.05"), ("exp", 0.0, "1")]
+)
+def test_constant_values_are_what_the_noise_gets(std: Any, value: float, made: str) -> None:
+    build(Constant({"mean": -0.1, "std": 0.05}), noise=Gaussian(std="abs"))
+    with pytest.raises(
+        ConfigError, match=rf"values\.std: found {value}, of which the noise makes {made}; all"
+    ):
+        build(Constant({"mean": -0.1, "std": value}), noise=Gaussian(std=std))
+
+
 def test_constant_needs_what_the_noise_needs_and_no_more() -> None:
     build(Constant({"mean": 0.1}), noise=MuOnly())
     with pytest.raises(ConfigError, match=r"values\.std.*allowed: mean"):
@@ -356,6 +368,10 @@ def test_constant_needs_what_the_noise_needs_and_no_more() -> None:
         (lambda: UnetPixel(depth=0), "depth: found 0"),
         (lambda: CrossAttention(reduction=0), "reduction: found 0"),
         (lambda: CrossAttentionSpatial(reduction=-1), "reduction: found -1"),
+        (lambda: CnnPixel(level=0.0), r"level: found 0\.0; allowed: above 0"),
+        (lambda: UnetPixel(level=-0.1), r"level: found -0\.1; allowed: above 0"),
+        (lambda: Free(init_std=-0.1), r"init_std: found -0\.1; allowed: 0 or more"),
+        (lambda: FreePerClass(init_std=-0.1), r"init_std: found -0\.1; allowed: 0 or more"),
     ],
 )
 def test_impossible_sizes_are_refused(make: Any, message: str) -> None:

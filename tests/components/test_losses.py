@@ -267,6 +267,14 @@ def test_siamlip_moves_each_side_towards_the_other() -> None:
         (lambda: Alignment(0.0), "alpha: found"),
         (lambda: Uniformity(0.0), "t: found"),
         (lambda: CrossUniformity(-1.0), "t: found"),
+        (lambda: Siglip(scale=0.0), r"scale: found 0\.0; allowed: above 0"),
+        (lambda: Siglip(scale=math.nan), "scale: found nan; allowed: above 0"),
+        (lambda: SigmoidFocal(scale=-1.0), r"scale: found -1\.0; allowed: above 0"),
+        (lambda: Barlip(scale=0.0), "scale: found"),
+        (lambda: Barlip(redundancy=-0.1), r"redundancy: found -0\.1; allowed: 0 or more"),
+        (lambda: Vicreg(invariance=-1.0), "invariance: found"),
+        (lambda: Vicreg(variance=-1.0), "variance: found"),
+        (lambda: Vicreg(covariance=-1.0), "covariance: found"),
     ],
 )
 def test_impossible_arguments_are_refused(make: Callable[[], Loss], message: str) -> None:

@@ -13,7 +13,7 @@ from golden_cases import GoldenCase, cases
 from scipy import integrate, special, stats
 from torch import Tensor
 
-from pinikit.components.contracts import Noise, Shape
+from pinikit.components.contracts import Event, Noise, Shape
 from pinikit.components.noise._bessel import log_bessel
 from pinikit.components.noise.controls import Antithetic, Isotropic, Shuffled, SigmaOnly
 from pinikit.components.noise.gaussian import Gaussian
@@ -331,11 +331,51 @@ def test_masks_drop_positions_or_elements() -> None:
 def test_shuffled_takes_another_rows_parameters() -> None:
     noise, base = Shuffled(), torch.randn(6, 4, generator=stream())
     params = {name: torch.randn(6, 4, generator=stream(seed)) for seed, name in enumerate(("mean", "std"))}
-    order = torch.tensor([3, 4, 5, 0, 1, 2])
+    order = noise.mean({"mean": torch.arange(6)})
     moved = {name: value[order] for name, value in params.items()}
     assert torch.equal(noise.sample(params, base), Gaussian().sample(moved, base))
     assert torch.equal(noise.mean(params), moved["mean"])
     assert torch.equal(noise.log_prob(params, base), Gaussian().log_prob(moved, base))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 32])
+def test_shuffled_rows_are_a_fixed_cycle(rows: int) -> None:
+    """Each row is read once, and none by itself where there is another one."""
+    order = Shuffled().mean({"mean": torch.arange(rows)})
+    assert torch.equal(order, Shuffled().mean({"mean": torch.arange(rows)}))
+    assert torch.equal(order.sort().values, torch.arange(rows))
+    assert rows == 1 or not (order == torch.arange(rows)).any()
+
+
+def test_shuffled_mixes_rows_sorted_by_class() -> None:
+    """In a test split sorted by class, no class gets the parameters of a single other one."""
+    labels = torch.arange(100) // 10
+    given = Shuffled().mean({"mean": labels})
+    for label in range(10):
+        assert len(given[labels == label].unique()) > 3
+
+
+@pytest.mark.parametrize("noise", [BernoulliMask(over="position"), GumbelGate(over="position")])
+def test_masks_of_positions_need_positions(noise: Noise) -> None:
+    noise.check_event(Event((7, 5)))
+    for event in (Event((12,)), Event((3, 8, 8), channel_axis=0)):
+        with pytest.raises(ConfigError, match=r"over: found 'position' at .*; allowed here: over: element"):
+            noise.check_event(event)
+
+
+@pytest.mark.parametrize("noise", [BernoulliMask(), GumbelGate()])
+def test_masks_of_elements_work_anywhere(noise: Noise) -> None:
+    noise.check_event(Event((12,)))
+    noise.check_event(Event((3, 8, 8), channel_axis=0))
+
+
+def test_narrow_uniform_noise_far_from_zero() -> None:
+    """Its bounds cancel in single precision: 1e4 ± 1e-4 is one number there."""
+    params = {"mean": torch.full((1, 3), 1e4), "scale": torch.full((1, 3), -1e-4)}
+    entropy = 3 * math.log(2e-4)
+    torch.testing.assert_close(Uniform().entropy(params), torch.tensor([entropy]))
+    cross = 3 * (1e8 / 2e8 + 0.5 * math.log(2 * math.pi) + math.log(1e4))
+    torch.testing.assert_close(Uniform().kl(params, prior_std=1e4), torch.tensor([cross - entropy]))
 
 
 def test_antithetic_rows_are_opposite_in_pairs() -> None:
@@ -405,6 +445,7 @@ def test_full_covariance_is_lower_triangular_with_a_positive_diagonal() -> None:
         (lambda: BernoulliMask(p=1.0), r"p: found 1\.0; allowed: 0 to below 1"),
         (lambda: GumbelGate(keep=1.0), r"keep: found 1\.0; allowed: between 0 and 1"),
         (lambda: VonMisesFisher(kappa=0.0), r"kappa: found 0\.0; allowed: above 0"),
+        (lambda: VonMisesFisher(kappa=3e9), r"kappa: found 3.*; allowed: above 0, up to 1e\+08"),
     ],
 )
 def test_impossible_arguments_are_refused(make: Callable[[], Noise], message: str) -> None:

@@ -265,3 +265,24 @@ def test_key_paths_and_nested_mappings_say_the_same(tree: dict[str, Any]) -> Non
     assert nest(flat, Where("test")) == tree
     words = [f"{key}={value}" for key, value in flat.items()]
     assert parse_overrides(words) == tree
+
+
+def test_key_paths_say_the_same_in_every_order() -> None:
+    """Whatever stands beside a whole mapping is joined with it at every level, or refused."""
+    flat = {"a.b": {"c": {"d": 1}}, "a": {"b": {"c": {"e": 2}}}}
+    wanted = {"a": {"b": {"c": {"d": 1, "e": 2}}}}
+    assert nest(flat, Where("test")) == nest(dict(reversed(flat.items())), Where("test")) == wanted
+    for words in (["run.data=digits", "run.data.shots=1"], ["run.data.shots=1", "run.data=digits"]):
+        with pytest.raises(
+            ConfigError, match=r"run\.data.*contradicts another key.*'digits'.*given as 'name'"
+        ):
+            parse_overrides(words)
+    with pytest.raises(ConfigError, match=r"test: a\.b: contradicts another key"):
+        nest({"a": {"b": 1}, "a.b": 2}, Where("test"))
+
+
+def test_an_arm_never_loses_what_stands_beside_its_method(tmp_path: Path) -> None:
+    content = copy.deepcopy(STUDY)
+    content["design"]["arms"]["fast"] = {"method.optim.lr": 0.1, "method": "pini"}
+    with pytest.raises(ConfigError, match=r"design\.arms\.fast\.method: contradicts"):
+        arms(tmp_path, content=content)

@@ -43,8 +43,9 @@ def test_equal_pictures_and_only_those_are_equal() -> None:
 
 
 def test_digits_have_fingerprints_of_their_own() -> None:
-    items = Digits().catalogue().items
-    assert len({Digits().fingerprint(item) for item in items[:300]}) == 300
+    digits = Digits()
+    items = digits.catalogue().items[:300]
+    assert len({digits.fingerprint(item) for item in items}) == 300
 
 
 def folder(root: Path, colour: str, name: str = "1.png") -> ImageFolder:

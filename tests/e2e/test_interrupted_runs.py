@@ -52,3 +52,18 @@ def test_a_study_goes_on_in_the_middle_of_a_run(tmp_path: Path, monkeypatch: pyt
         spent, least = (found[key]["costs"]["tokens_train"] for found in (results, expected))
         assert least <= spent <= 1.3 * least, "what was done before the interruption counts, but not twice"
     assert not (disturbed / "by-group").exists()
+
+
+def test_a_rerun_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume, "INTERVAL", 0.0)
+    monkeypatch.setattr("pinikit.reporting.write_report", lambda result: [])
+    path, runs = write_study(tmp_path, STUDY.replace("epochs: 2", "epochs: 3")), tmp_path / "runs"
+    api.run_study(path, arms="pini", runs=runs)
+    expected = bits(read(runs))
+    with pytest.raises(KeyboardInterrupt):
+        api.run_study(path, arms="pini", runs=runs, rerun="pini", reporter=Impatient(3))
+    second = Impatient()
+    api.run_study(path, arms="pini", runs=runs, rerun="pini", reporter=second)
+    assert set(second.epochs) == {3}
+    assert bits(read(runs)) == expected
+    assert not list(runs.glob(".*"))

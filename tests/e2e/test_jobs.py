@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from commands import RUNS, bits, call, check_message, folder_of, read, write_study
 
+from pinikit import api
 from pinikit.cli.running import parse_time
 from pinikit.components.methods import pini
 from pinikit.errors import ConfigError
@@ -90,6 +91,14 @@ def test_rerun_takes_what_it_says(study: Path, reference: dict[Any, Any], runs: 
     )
 
 
+def test_a_dry_run_knows_what_is_trained_again(study: Path, runs: Path) -> None:
+    plan = api.plan_study(study, runs=runs, rerun="im*", fuse=2)
+    assert (len(plan.finished), len(plan.left_out), plan.study.fuse) == (6, 0, "2")
+    done = call("run", study, "--runs", runs, "--dry-run", "--rerun", "failed", "seeds=[1,2,3]")
+    assert "12 runs: 8 done, 0 to do, 4 left out." in done.stdout
+    check_message(call("run", study, "--dry-run", "--check"), 2, "--check", "expects nothing")
+
+
 @pytest.mark.parametrize("accident", [KeyboardInterrupt, RuntimeError])
 def test_the_old_result_stays_until_the_new_one_is_there(
     study: Path,
@@ -136,7 +145,7 @@ def test_fail_fast_says_what_was_not_run(study: Path, tmp_path: Path) -> None:
 
 
 def test_sigterm_waits_for_the_epoch_and_keeps_it(study: Path, tmp_path: Path) -> None:
-    words = ["run", str(study), "--runs", str(tmp_path), "run.method.optim.epochs=1000", "--arms", "pini"]
+    words = ["run", str(study), "--runs", str(tmp_path), "run.method.optim.epochs=200", "--arms", "pini"]
     with subprocess.Popen(
         [sys.executable, "-m", "pinikit", *words], stderr=subprocess.PIPE, text=True
     ) as process:
@@ -148,9 +157,7 @@ def test_sigterm_waits_for_the_epoch_and_keeps_it(study: Path, tmp_path: Path) -
     assert process.returncode == 130, text
     assert "Traceback" not in text
     assert "note: stopping after the epoch under way; Ctrl-C again stops at once" in text
-    assert re.search(
-        r"finished runs, and 2 runs after \d+ of 1000 epochs, are kept in", text.splitlines()[-1]
-    )
+    assert re.search(r"finished runs, and 2 runs after \d+ of 200 epochs, are kept in", text.splitlines()[-1])
     assert {arm for arm, _ in read(tmp_path)} == {"zero_shot"}
     assert Store(tmp_path).study_names() == ["tiny"], "`pinikit status` can say what there is"
 

@@ -76,6 +76,7 @@ def turned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_study(tmp_path_factory.mktemp("turned"), yaml.safe_dump(content, sort_keys=False))
 
 
+@pytest.mark.drill
 def test_another_order_of_arms(
     turned: Path, reference: dict[Any, Any], tmp_path: Path, forked: Shell
 ) -> None:
@@ -87,6 +88,7 @@ def test_another_order_of_arms(
     assert bits(read(runs)) == reference
 
 
+@pytest.mark.drill
 def test_without_fused_arms_a_run_may_also_be_alone(
     turned: Path, one_by_one: dict[Any, Any], tmp_path: Path, forked: Shell
 ) -> None:
@@ -98,6 +100,7 @@ def test_without_fused_arms_a_run_may_also_be_alone(
     assert bits(read(runs)) == one_by_one
 
 
+@pytest.mark.drill
 def test_fused_arms_are_the_same_runs(reference: dict[Any, Any], one_by_one: dict[Any, Any]) -> None:
     """Equal identities; accuracies but for rounding."""
     assert reference.keys() == one_by_one.keys()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,10 +12,13 @@ import pytest
 from fabricated import STUDY, make_axes_result, make_result
 
 from pinikit.reporting import draw_ranks
+from pinikit.reporting.differences import differences_section
 from pinikit.reporting.markdown import report_text
 from pinikit.reporting.rank_figure import rank_figure
+from pinikit.reporting.settings import _untested_note
 from pinikit.reporting.tables import results_csv, summary_csv
-from pinikit.study.statistics import ranking
+from pinikit.study.statistics import ranking, series_summaries
+from pinikit.study.statistics.comparison import compare
 
 SEVEN = STUDY.replace("[1, 2, 3]", "[1, 2, 3, 4, 5, 6, 7]")
 STEADY = {
@@ -156,3 +160,21 @@ def test_a_finished_report_with_axes_needs_no_slow_import(tmp_path: Path) -> Non
         "assert not {'matplotlib', 'pandas', 'torch', 'scipy.stats'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_notes_on_tests_say_the_real_reason(tmp_path: Path) -> None:
+    """Seven data sets are enough; that each has the same difference is why nothing is tested."""
+    result = make_axes_result(tmp_path)
+    row = series_summaries(result.study, result.results)[-1]
+    assert "needs 6, there are 2" in "".join(_untested_note([row]))
+    assert list(_untested_note([replace(row, over_datasets=compare(()))])) == []
+    note = "".join(_untested_note([replace(row, over_datasets=compare([1.0] * 7))]))
+    assert note == "Nothing was tested over the data sets: the same difference every time."
+
+
+def test_a_cut_table_keeps_its_notes(tmp_path: Path) -> None:
+    rows = make_result(tmp_path).summaries
+    text = differences_section(rows, {"zero_shot", "both"})
+    assert "1 of 3 compared arms are shown" in text
+    assert "for the 3 comparisons of this study" in text
+    assert "| `text_side` |" not in text

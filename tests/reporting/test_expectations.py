@@ -8,6 +8,8 @@ import pytest
 from fabricated import ACCURACIES, STUDY, make_result
 
 from pinikit.config.schema import ExpectConfig
+from pinikit.reporting.html.translated import from_markdown
+from pinikit.reporting.text import markdown_table
 from pinikit.study.expectations import Verdict, verdicts
 from pinikit.study.statistics import Estimate
 
@@ -64,3 +66,10 @@ def test_an_arm_without_results_meets_nothing(tmp_path: Path) -> None:
     result = make_result(tmp_path, PAPER, {**ACCURACIES, "both": (None, None, None)})
     found = verdicts(result.study, result.results)[-1]
     assert (found.met, found.text) == (False, "no finished run")
+
+
+def test_a_source_of_several_lines_stays_in_its_row() -> None:
+    """A folded scalar of YAML ends with a newline, which must not end the table's row."""
+    text = markdown_table(("arm", "source"), [("one", "A & B\n2025\n"), ("two", "C")])
+    assert "| one | A & B 2025 |\n| two | C |" in text
+    assert "A &amp; B 2025" in from_markdown(text, "Paper and ours")

@@ -143,6 +143,17 @@ def test_one_seed(tmp_path: Path) -> None:
     assert accuracy_figure(result)[0].startswith(b"\x89PNG")
 
 
+def test_noise_that_is_nothing_at_its_mean_is_told(tmp_path: Path) -> None:
+    """Such an arm equals the one without noise whatever it learned, so its headline is no measurement."""
+    result = make_result(tmp_path)
+    said = "The noise of `image_side` has mean 0: at its mean such an arm predicts as without noise."
+    assert "has mean 0" not in report_text(result)
+    for (arm, _), item in result.results.items():
+        if arm == "image_side":
+            item.content["metrics"]["test"]["mean"]["noise_ratio"] = {"image": 0.0}
+    assert said in report_text(result)
+
+
 def test_without_a_baseline(tmp_path: Path) -> None:
     result = make_result(tmp_path, NO_BASELINE)
     text = report_text(result)

@@ -393,6 +393,32 @@ MISTAKES = {
         "{arms: {one: {data.shots: 3}}, axes: {data.shots: [1, 2]}}",
         r"arm 'one': sets what the axis 'data\.shots' sets",
     ),
+    "arm that replaces what an axis sets a parameter of": (
+        "{arms: {one: {method.injections.image.noise: sigma_only}}, "
+        "axes: {method.injections.image.noise.std: [softplus, sign_free]}}",
+        r"arm 'one': sets what the axis 'method\.injections\.image\.noise\.std' sets",
+    ),
+    "arm at another index": (
+        "{arms: {one: {method.injections.image.site.index: 1}}, "
+        "axes: {method.injections.image.site: [image_block.3, image_block.4]}}",
+        r"arm 'one': sets what the axis 'method\.injections\.image\.site' sets",
+    ),
+    "arm at another site of that kind": (
+        "{arms: {one: {method.injections.image.site: image_block.1}}, "
+        "axes: {method.injections.image.site: [image_block.3, image_block.4]}}",
+        r"arm 'one': sets what the axis 'method\.injections\.image\.site' sets",
+    ),
+    "misspelt label that is taken away": (
+        "{arms: {one: {method.injections.imgae: null}}}",
+        r"design\.arms\.one\.method\.injections\.imgae: found null .*did you mean 'image'\?\); allowed: text, image",
+    ),
+    "misspelt label of a part": (
+        "{kind: leave_one_out, parts: {it: {method.losses.clasify: null}}}",
+        r"design\.parts\.it\.method\.losses\.clasify: found null .*did you mean 'classify'\?\); allowed: classify",
+    ),
+    "part that is as it was": (
+        "{kind: leave_one_out, parts: {few: {data.shots: 2}}}", r"design\.parts: 'few' changes nothing of the full"
+    ),
     "misspelt axis": ("{axes: {data.shot: [1]}}", r"design\.axes: data\.shot: unknown key 'shot'"),
     "impossible": ("{impossible: ignore}", r"design\.impossible: found 'ignore'; allowed: auto, drop, error"),
 }  # fmt: skip
@@ -462,3 +488,27 @@ def test_the_documentation_s_examples_are_studies(tmp_path: Path, index: int) ->
     study = resolve_study(path, ["seeds=[1]"])
     assert len(study.arms) > 1 or study.expect
     assert len({run.id for run in study.runs}) == len(study.runs)
+
+
+def test_arms_may_do_without_what_an_axis_sets(tmp_path: Path) -> None:
+    """Other parameters of the axis's component, the same value again, or no such place at all."""
+    arms = {
+        "more": {"method.injections.image.noise.std": "exp", "method.injections.image.injector.hidden": 3},
+        "again": {"method.injections.image.noise": "gaussian"},
+        "without": {"method.injections.image": None},
+        "zero_shot": {"method": "zero_shot"},
+    }
+    axes = {
+        "method.injections.image.site": ["image_feature", "image_block.3"],
+        "method.injections.image.noise": ["gaussian"],
+    }
+    study = designed(tmp_path, {"arms": arms, "axes": axes})
+    assert len(study.arms) == 8
+    found = method(study, "more, site=image_block.3, noise=gaussian")["injections"]["image"]
+    assert (found["site"]["index"], found["noise"]["std"]) == (3, "exp")
+
+
+def test_null_takes_away_what_is_there_at_some_value_of_an_axis(tmp_path: Path) -> None:
+    sides = {"text": {"method.injections.image": None}, "image": {"method.injections.text": None}}
+    study = designed(tmp_path, {"arms": {"bare": {"method.injections.text": None}}, "axes": {"side": sides}})
+    assert list(method(study, "bare, side=image")["injections"]) == ["image"]

@@ -21,7 +21,8 @@ from fabricated import make_study
 from scripted import LOG, Scripted, write_script
 
 from pinikit.errors import PinikitError
-from pinikit.study.executors import Job, Limits
+from pinikit.study.executors import Job, Limits, processes
+from pinikit.study.executors.agenda import Agenda
 from pinikit.study.executors.in_process import InProcess
 from pinikit.study.executors.processes import Processes, threads_of_worker
 from pinikit.study.executors.signals import interruptible, stopping
@@ -122,6 +123,23 @@ def test_crashes_hangs_and_lack_of_memory_are_the_run_s_own(scene: Scene) -> Non
         assert stored.content == results[f"{run.arm} {run.seed}"].content
     assert sum("is tried again (retry 1 of 1)" in text for text in scene.watch.messages) == 8
     assert len(scene.log()) == 16, "every run twice"
+
+
+def test_a_worker_that_never_begins_its_job_is_ended(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "START_SECONDS", 4.0)
+    write_script(scene.store.folder, zero_shot=["never begin"])
+    results = scene.run(2, Limits(retries=0, time_limit=1.0))
+    assert outcome(results["zero_shot 1"]) == ("failed", "time", [])
+    assert len(results) == 8
+
+
+def test_a_closed_agenda_takes_nothing_back(scene: Scene) -> None:
+    jobs = scene.jobs()
+    agenda = Agenda(jobs, scene.work.runs, scene.store, "sites", Limits(fail_fast=True), lambda text: None)
+    agenda.next()
+    agenda.close()
+    agenda.busy(jobs[0])
+    assert not agenda
 
 
 @pytest.mark.parametrize("count", [0, 1])

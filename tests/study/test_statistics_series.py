@@ -147,3 +147,36 @@ def test_leaders_are_the_best_and_what_seeds_do_not_tell_from_it() -> None:
     one = {key: value for key, value in results.items() if key[1] == 1}
     assert leaders(finished_by_arm(one), study.arms) == frozenset()
     assert leaders({}, study.arms) == frozenset()
+
+
+def test_complete_means_the_same_settings_not_as_many() -> None:
+    """Every series has three of four settings, but not the same ones: nothing is ranked, nor fails."""
+    table = {
+        name: {(f"d{i}", "4"): [float(i), 1.0 + i] for i in range(4) if i != gap}
+        for gap, name in enumerate(("base", "one", "two", "three"))
+    }
+    study, results = crossed(table)
+    assert ranking(study, results) is None
+    assert not any(row.complete for row in series_summaries(study, results))
+
+
+def test_a_study_ranks_what_is_complete_and_tells_of_other_seeds() -> None:
+    table = many(6)
+    found = ranking(*crossed(table))
+    assert found is not None
+    assert found.same_seeds
+    fewer = {**table, "same": {**table["same"], ("d2", "4"): [None, 3.0]}}
+    found = ranking(*crossed(fewer))
+    assert found is not None
+    assert (found.incomplete, found.same_seeds) == ((), False)
+
+
+def test_the_gain_is_paired() -> None:
+    """A seed that only the series has moves its mean, not its gain."""
+    base = {("a", "1"): [40.0, 42.0, None], ("b", "1"): [10.0, 11.0, None]}
+    better = {("a", "1"): [44.0, 46.0, 90.0], ("b", "1"): [14.0, 15.0, 90.0]}
+    _, row = series_summaries(*crossed({"base": base, "better": better}))
+    assert row.gain == 4.0
+    alone = {("a", "1"): [None, None, 90.0]}
+    _, row = series_summaries(*crossed({"base": {("a", "1"): base["a", "1"]}, "better": alone}))
+    assert math.isnan(row.gain)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pinikit.errors import ConfigError, PinikitError
-from pinikit.study.store import CHECKED_FILES, RESULT, Store, StoredResult
+from pinikit.study.record import RECORD
+from pinikit.study.store import CHECKED_FILES, OPTIONAL_FILES, RESULT, Store, StoredResult
 
 RUN = "0123456789abcdef"
 CONTENT: dict[str, Any] = {
@@ -129,10 +130,25 @@ def test_numbers_that_json_cannot_say_are_never_stored(store: Store) -> None:
     assert (store.run_folder(RUN) / RESULT).read_bytes() == before
 
 
-def test_only_files_that_are_there_are_checked(tmp_path: Path) -> None:
+def test_only_files_that_are_there_are_checked_of_a_failed_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert store.save(RUN, CONTENT).content["files"] == {}
+    assert store.save(RUN, {**CONTENT, "status": "failed"}).content["files"] == {}
     assert isinstance(store.load(RUN), StoredResult)
+
+
+@pytest.mark.parametrize("name", sorted({*CHECKED_FILES} - {*OPTIONAL_FILES}))
+def test_a_run_without_a_file_is_not_stored_as_finished(store: Store, name: str) -> None:
+    path = store.run_folder(RUN) / name
+    path.unlink()
+    with pytest.raises(PinikitError, match=rf"Cannot read .*{name}: it does not exist"):
+        store.save(RUN, CONTENT)
+    assert store.load(RUN) is None
+
+
+def test_a_finished_run_may_lack_its_record(store: Store) -> None:
+    (store.run_folder(RUN) / RECORD).unlink()
+    assert RECORD not in store.save(RUN, CONTENT).content["files"]
+    assert store.load(RUN) is not None
 
 
 # --- places ---------------------------------------------------------------------------------------------

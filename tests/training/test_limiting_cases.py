@@ -185,6 +185,44 @@ def test_equal_samples_are_refused() -> None:
         Pini(shared, losses, OptimConfig(), samples=4).footprint(backbone, prompts)
 
 
+@pytest.mark.parametrize(("share", "samples"), [("batch", 2), ("image", 1), ("image", 3)])
+def test_noise_in_pairs_needs_pairs_of_samples(share: str, samples: int) -> None:
+    plain = {"share": "image"} if samples > 1 else {}
+    injections = {
+        "pairs": injection_config({**IMAGE, "noise": "antithetic", "share": share}),
+        "plain": injection_config({**IMAGE, **plain}),
+    }
+    with pytest.raises(
+        ConfigError, match=rf"pairs\.noise: .* found share: {share}, samples: {samples}; allo"
+    ):
+        footprint_of(injections, samples)
+
+
+def test_an_even_number_of_samples_has_pairs() -> None:
+    footprint_of({"image": injection_config({**IMAGE, "noise": "antithetic", "share": "image"})}, 2)
+
+
+def footprint_of(injections: dict[str, InjectionConfig], samples: int) -> None:
+    backbone = tiny_backbone()
+    losses = {"classify": LossConfig({"name": "cross_entropy", "weight": 1.0})}
+    prompts = backbone.text.tokenize(TEMPLATE, CLASSES)
+    Pini(injections, losses, OptimConfig(), samples=samples).footprint(backbone, prompts)
+
+
+@pytest.mark.parametrize("noise", ["bernoulli_mask", "gumbel_gate"])
+def test_masks_only_multiply(noise: str) -> None:
+    message = rf"injections\.image\.combine: found 'add', .*'{noise}'.* allowed with it: multiply"
+    with pytest.raises(ConfigError, match=message):
+        make_model({"image": {**IMAGE, "noise": noise}})
+    make_model({"image": {**IMAGE, "noise": noise, "combine": "multiply"}})
+
+
+def test_masks_of_positions_are_refused_where_the_site_has_none() -> None:
+    mask = {"noise": {"name": "bernoulli_mask", "over": "position"}, "combine": "multiply"}
+    with pytest.raises(ConfigError, match=r"injections\.image\.noise\.over: found 'position'"):
+        make_model({"image": {**IMAGE, **mask}})
+
+
 def test_mean_draw_is_base_zero_and_mu_only() -> None:
     model = make_model(PINI)
     zeros = {label: torch.zeros(1, *i.site.event.shape) for label, i in model.injections.items()}

@@ -272,7 +272,7 @@ def test_checkpoints_of_stored_runs_are_swept(tmp_path: Path) -> None:
     for run_id in IDS:
         resume.tidy_checkpoints(store)
         assert len(list(kept_checkpoints(store))) == 1
-        store.save(run_id, {"status": "finished"})
+        store.save(run_id, {"status": "failed"})
     half = store.group_folder(["dddd"])
     write_json(half / "state.json", {})
     resume.tidy_checkpoints(store)

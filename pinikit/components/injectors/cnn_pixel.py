@@ -9,6 +9,7 @@ from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pinikit.components.bounds import check_above_zero
 from pinikit.components.contracts import Injector, Noise, Surroundings
 from pinikit.components.initialise import Initialiser
 from pinikit.components.injectors._pictures import check_picture, to_level
@@ -28,6 +29,7 @@ class CnnPixel(Injector):
 
     def __init__(self, level: Annotated[float, FloatDistribution(0.01, 1.0, log=True)] = 0.1) -> None:
         super().__init__()
+        check_above_zero(level=level)
         self._level = level
 
     @property

@@ -19,8 +19,9 @@ class CrossAttentionSpatial(Injector):
     """Every spatial feature attends to the noisy text features.
 
     At a site with as many positions as there are spatial features each position gets its own noise
-    parameters; at the image feature they are averaged over positions. In PiNI's framework figure,
-    not in its released trainer (Huang, Zhang, Li, AAAI 2025).
+    parameters; at the image feature the raw outputs are averaged over positions, before ``std: abs`` and the
+    like, so outputs of opposite signs cancel. In PiNI's framework figure, not in its released trainer (Huang,
+    Zhang, Li, AAAI 2025).
     """
 
     name = "cross_attention_spatial"
@@ -64,7 +65,7 @@ class CrossAttentionSpatial(Injector):
         self.heads = Heads(noise, around.event, hidden, initialise, self._zero)
 
     def forward(self, context: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """[B, P, W] per parameter, or [B, D] averaged over positions."""
+        """[B, P, W] per parameter, or [B, D], the raw outputs averaged over positions."""
         params: dict[str, Tensor] = self.heads(
             self.attention(context["spatial_feature"], context["noisy_text_feature"])
         )

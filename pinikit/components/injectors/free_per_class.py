@@ -8,6 +8,7 @@ from typing import Annotated
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
+from pinikit.components.bounds import check_not_negative
 from pinikit.components.contracts import Injector, Noise, Surroundings
 from pinikit.components.initialise import Initialiser
 from pinikit.errors import ConfigError
@@ -24,6 +25,7 @@ class FreePerClass(Injector):
 
     def __init__(self, init_std: Annotated[float, FloatDistribution(1e-3, 0.1, log=True)] = 0.02) -> None:
         super().__init__()
+        check_not_negative(init_std=init_std)
         self._init_std = init_std
 
     def build(self, noise: Noise, around: Surroundings, initialise: Initialiser) -> None:

@@ -15,10 +15,10 @@ from pinikit.errors import ConfigError
 
 
 class TextGuidedFeature(Injector):
-    """γ · softmax(x W tᵀ / √D) t for each noise parameter: a weighted mean of text features.
+    """γ · softmax((x W + b) tᵀ / √D) t for each noise parameter: a weighted mean of text features.
 
-    x is the clean image feature, t the noisy text features; W [D, D] and the number γ, which begins at
-    ``gain``, are each parameter's own. Site ``image_feature`` only; γ = 0 gives zero parameters. An
+    x is the clean image feature, t the noisy text features; W [D, D], b [D] and the number γ, which
+    begins at ``gain``, are each parameter's own. Site ``image_feature`` only; γ = 0 gives zero parameters. An
     adaptation of "Task-Oriented Multi-Modal Mutual Learning for Vision-Language Models" (Long et al.,
     ICCV 2023, arXiv 2303.17169), which adds such a mean to the image feature.
     """

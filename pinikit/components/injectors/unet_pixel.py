@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pinikit.components.bounds import check_above_zero
 from pinikit.components.contracts import Injector, Noise, Surroundings
 from pinikit.components.initialise import Initialiser
 from pinikit.components.injectors._pictures import check_picture, to_level
@@ -39,6 +40,7 @@ class UnetPixel(Injector):
             raise ValueError(f"width: found {width}; allowed: multiples of 8, the size of a norm's group")
         if depth < 1:
             raise ValueError(f"depth: found {depth}; allowed: 1 or more")
+        check_above_zero(level=level)
         self._width, self._depth, self._level = width, depth, level
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
+from pinikit.components.bounds import check_above_zero
 from pinikit.components.contracts import Loss
 from pinikit.components.losses._terms import cosines, own_class
 
@@ -61,6 +62,7 @@ class SigmoidFocal(Loss):
         if gamma != 0 and gamma < 1:
             raise ValueError(f"gamma: found {gamma}; allowed: 0, or 1 and more, where the slope is finite")
         self._alpha, self._gamma = -1.0 if alpha is None else alpha, gamma
+        check_above_zero(scale=scale)
         self._scale, self._bias = scale, bias
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from optuna.distributions import FloatDistribution
 from torch import Tensor
 from torch.nn import functional
 
+from pinikit.components.bounds import check_above_zero, check_not_negative
 from pinikit.components.contracts import Loss
 from pinikit.components.losses._terms import unit
 
@@ -38,6 +39,8 @@ class Barlip(Loss):
         redundancy: Annotated[float, FloatDistribution(1e-4, 0.1, log=True)] = 5e-3,
         standardise: bool = True,
     ) -> None:
+        check_above_zero(scale=scale)
+        check_not_negative(redundancy=redundancy)
         self._scale, self._redundancy, self._standardise = scale, redundancy, standardise
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -101,6 +104,7 @@ class Vicreg(Loss):
         variance: Annotated[float, FloatDistribution(0.1, 100.0, log=True)] = 25.0,
         covariance: Annotated[float, FloatDistribution(0.01, 10.0, log=True)] = 1.0,
     ) -> None:
+        check_not_negative(invariance=invariance, variance=variance, covariance=covariance)
         self._invariance, self._variance, self._covariance = invariance, variance, covariance
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ from optuna.distributions import FloatDistribution
 from torch import Tensor
 from torch.nn import functional
 
+from pinikit.components.bounds import check_above_zero
 from pinikit.components.contracts import Loss
 from pinikit.components.losses._terms import cosines, own_class
 
@@ -32,6 +33,7 @@ class Siglip(Loss):
         scale: Annotated[float, FloatDistribution(1.0, 100.0, log=True)] = 10.0,
         bias: float = -10.0,
     ) -> None:
+        check_above_zero(scale=scale)
         self._scale, self._bias = scale, bias
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from pinikit.backbones.base import Backbone, Prompts
-from pinikit.components.contracts import LOSS_BATCH, Classified, Draw, Footprint, Method, Predictor
+from pinikit.components.contracts import (
+    LOSS_BATCH,
+    BoundSite,
+    Classified,
+    Draw,
+    Footprint,
+    Method,
+    Noise,
+    Predictor,
+)
 from pinikit.config.build import completed, create
 from pinikit.config.schema import InjectionConfig, LossConfig, OptimConfig
 from pinikit.errors import ConfigError, PinikitError, WeightsError, listing
@@ -76,6 +85,7 @@ class Pini(Method):
                 f"run.method.samples: found {self._samples}, but no injection has share: image, so all "
                 "samples of an image would be equal; allowed: 1"
             )
+        self._check_pairs(model)
         rows = self._optim.batch_size * self._samples
         return Footprint(
             model.earliest_change,
@@ -85,6 +95,18 @@ class Pini(Method):
             model.requires,
             self._optim.epochs if _count(model) else 0,
         )
+
+    def _check_pairs(self, model: NoisyModel) -> None:
+        """Noise in pairs of rows needs both of a pair to be samples of one picture."""
+        for item in model.injections.values():
+            if not (isinstance(item, Injection) and item.noise.in_pairs):
+                continue
+            if item.share != "image" or self._samples % 2:
+                raise ConfigError(
+                    f"run.method.injections.{item.label}.noise: comes in pairs, which must be samples of one "
+                    f"picture; found share: {item.share}, samples: {self._samples}; "
+                    "allowed: share: image with an even number of samples"
+                )
 
     def fit(self, task: Task, run: RunContext) -> Predictor:
         """Train the injections with the configured optimiser; no selection on validation data."""
@@ -175,8 +197,23 @@ def make_injection(label: str, config: InjectionConfig, backbone: Backbone, prom
         raise ConfigError(f"{where}.site: {error}") from error
     injector = create("injector", config.injector, f"{where}.injector")
     noise = create("noise", config.noise, f"{where}.noise")
+    _check_noise(noise, bound, config, where)
     combine = create("combine", config.combine, f"{where}.combine")
     return Injection(label, bound, injector, noise, combine, config.share)
+
+
+def _check_noise(noise: Noise, bound: BoundSite, config: InjectionConfig, where: str) -> None:
+    """Refuse a noise at a site, or met in a way, where it is not what it says."""
+    found = config.combine["name"]
+    if noise.combines is not None and found not in noise.combines:
+        raise ConfigError(
+            f"{where}.combine: found {found!r}, under which noise {config.noise['name']!r} is not what it "
+            f"says; allowed with it: {listing(sorted(noise.combines))}"
+        )
+    try:
+        noise.check_event(bound.event)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.noise.{error}") from error
 
 
 class _PiniPredictor(Predictor):

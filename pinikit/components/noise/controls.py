@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import torch
@@ -118,12 +119,13 @@ class Zero(Noise):
 class Shuffled(Gaussian):
     """Gaussian noise with another picture's mean and standard deviation.
 
-    The control for "does it matter that an injector reads the picture": rows get the parameters of the
-    row half a batch away. Where an injector yields one row for all (``free``) nothing is shuffled.
+    The control for "does it matter that an injector reads the picture": each row of a batch gets the
+    parameters of another one, which a fixed random order names, whatever the order of the classes. Where an
+    injector yields one row for all (``free``) nothing is shuffled.
     """
 
     name = "shuffled"
-    version = 1
+    version = 2
 
     def __init__(self, std: Literal["abs", "softplus", "exp", "sign_free"] = "abs") -> None:
         super().__init__(std)
@@ -134,7 +136,7 @@ class Shuffled(Gaussian):
 
     def mean(self, params: Mapping[str, Tensor]) -> Tensor:
         """Another row's mean."""
-        return _half_a_batch_away(params["mean"])
+        return _of_another_row(params["mean"])
 
     @classmethod
     def _distribution(cls, params: Mapping[str, Tensor]) -> Normal:
@@ -142,24 +144,31 @@ class Shuffled(Gaussian):
 
     @staticmethod
     def _of_other_rows(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: _half_a_batch_away(value) for name, value in params.items()}
+        return {name: _of_another_row(value) for name, value in params.items()}
 
 
-def _half_a_batch_away(value: Tensor) -> Tensor:
-    """Rows [N, ...] moved by N // 2: the noise samples of a picture are neighbours, and so are pictures
-    of a class."""
-    return value.roll(len(value) // 2, 0)
+def _of_another_row(value: Tensor) -> Tensor:
+    """Rows [N, ...], each replaced by the one that a random cycle through all N names."""
+    return value[_other_rows(len(value), value.device)]
+
+
+@lru_cache(maxsize=64)
+def _other_rows(rows: int, device: torch.device) -> Tensor:
+    """For each of N rows another one, [N]: the same for every batch of N, and no row itself unless N is 1."""
+    cycle = torch.randperm(rows, generator=torch.Generator().manual_seed(rows))
+    return torch.empty_like(cycle).index_copy_(0, cycle, cycle.roll(1)).to(device)
 
 
 class Antithetic(Gaussian):
     """Gaussian noise in pairs of rows with opposite base noise, ±ε, which lowers the gradient's variance.
 
-    With ``samples: 2`` (or 4, …) and ``share: image`` the pairs are samples of one picture (Hammersley,
-    Morton, "A new Monte Carlo technique: antithetic variates", 1956).
+    With ``samples: 2`` (or 4, …) and ``share: image`` the pairs are samples of one picture; ``pini`` refuses
+    all else (Hammersley, Morton, "A new Monte Carlo technique: antithetic variates", 1956).
     """
 
     name = "antithetic"
     version = 1
+    in_pairs = True
 
     def __init__(self, std: Literal["abs", "softplus", "exp", "sign_free"] = "abs") -> None:
         super().__init__(std)

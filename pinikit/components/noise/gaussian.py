@@ -18,7 +18,7 @@ class Gaussian(Noise):
     Paper: Huang, Zhang, Li, "Enhance Vision-Language Alignment with Noise", AAAI 2025
     (arXiv 2412.10817). Its prompt noise leaves the sign of std free (``std: sign_free``), its image
     noise takes the absolute value (``std: abs``). |0| has no slope: where heads begin at zero, a free sign
-    lets std leave it.
+    lets std leave it; ``softplus`` and ``exp`` make 0.69 and 1 of a raw 0, so they begin with much noise.
     """
 
     name = "gaussian"

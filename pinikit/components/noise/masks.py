@@ -10,13 +10,25 @@ import torch
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 
-from pinikit.components.contracts import Noise, Shape
+from pinikit.components.contracts import Event, Noise, Shape
 from pinikit.components.noise._uniform import open_uniform
+from pinikit.errors import ConfigError
+
+_COMBINES = frozenset({"multiply"})
 
 
 def _masked(shape: Shape, over: str) -> Shape:
     """The shape of the mask: one number for each element, or for each position."""
     return shape if over == "element" else (*shape[:-1], 1)
+
+
+def _check_positions(event: Event, over: str) -> None:
+    """Positions are all axes but the last: pictures have theirs elsewhere, and a single vector has none."""
+    if over == "position" and (event.channel_axis != -1 or len(event.shape) < 2):
+        raise ConfigError(
+            f"over: found 'position' at an event of shape {event.shape}, which is no row of tokens or "
+            "patches; allowed here: over: element"
+        )
 
 
 class BernoulliMask(Noise):
@@ -29,6 +41,7 @@ class BernoulliMask(Noise):
     name = "bernoulli_mask"
     synonyms = ("dropout",)
     version = 1
+    combines = _COMBINES
 
     def __init__(
         self,
@@ -38,6 +51,10 @@ class BernoulliMask(Noise):
         if not 0 <= p < 1:
             raise ValueError(f"p: found {p}; allowed: 0 to below 1")
         self._p, self._over = p, over
+
+    def check_event(self, event: Event) -> None:
+        """Whole positions can be dropped of tokens and patches only."""
+        _check_positions(event, self._over)
 
     def base(self, shape: Shape, generator: torch.Generator) -> Tensor:
         """1 where something is kept, 0 where it is dropped."""
@@ -64,6 +81,7 @@ class GumbelGate(Noise):
 
     name = "gumbel_gate"
     version = 1
+    combines = _COMBINES
     parameters = ("logit",)
 
     def __init__(
@@ -74,6 +92,10 @@ class GumbelGate(Noise):
         if not 0 < keep < 1:
             raise ValueError(f"keep: found {keep}; allowed: between 0 and 1")
         self._raised, self._over = math.log(keep / (1 - keep)), over
+
+    def check_event(self, event: Event) -> None:
+        """Whole positions can be gated of tokens and patches only."""
+        _check_positions(event, self._over)
 
     def parameter_shapes(self, event_shape: Shape) -> dict[str, Shape]:
         """One logit for each element, or for each position."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
 from torch.distributions import Uniform as TorchUniform
 
 from pinikit.components.contracts import Shape
@@ -30,11 +30,19 @@ class Uniform(LocationScale):
         """Uniform numbers of ``shape`` on [−1, 1)."""
         return 2 * torch.rand(shape, generator=generator, device=generator.device) - 1
 
+    def entropy(self, params: Mapping[str, Tensor]) -> Tensor:
+        """Σ log(2 |scale|) in nats, over the last axis."""
+        return (2 * params["scale"].abs()).log().sum(-1)
+
     def kl(self, params: Mapping[str, Tensor], prior_std: float = 1.0) -> Tensor:
-        """KL divergence to N(0, prior_std²) in nats, summed over the last axis."""
-        own = self._distribution(params)
-        prior = Normal(torch.zeros_like(own.low), torch.full_like(own.low, prior_std))
-        return kl_divergence(own, prior).sum(-1)
+        """KL divergence to N(0, prior_std²) in nats, summed over the last axis.
+
+        Σ [½ log 2π + log s + (mean² + scale²/3) / (2 s²)] less the entropy; the bounds mean ± scale would
+        cancel where the scale is small.
+        """
+        spread = (params["mean"].square() + params["scale"].square() / 3) / (2 * prior_std**2)
+        cross = spread + 0.5 * math.log(2 * math.pi) + math.log(prior_std)
+        return cross.sum(-1) - self.entropy(params)
 
     def _distribution(self, params: Mapping[str, Tensor]) -> TorchUniform:
         half = params["scale"].abs()

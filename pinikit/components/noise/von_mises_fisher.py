@@ -18,6 +18,9 @@ from pinikit.components.noise._bessel import log_bessel
 from pinikit.components.noise._uniform import open_uniform
 from pinikit.errors import ConfigError
 
+_MOST = 1e8
+"""Above it the length of the mean, a ratio of Bessel functions, is lost in rounding."""
+
 
 class VonMisesFisher(Noise):
     """A vector of learned length in a random direction: ‖mean‖ · v, v ~ vMF(mean / ‖mean‖, kappa).
@@ -35,8 +38,8 @@ class VonMisesFisher(Noise):
     parameters = ("mean",)
 
     def __init__(self, kappa: Annotated[float, FloatDistribution(10.0, 10000.0, log=True)] = 200.0) -> None:
-        if kappa <= 0:
-            raise ValueError(f"kappa: found {kappa}; allowed: above 0")
+        if not 0 < kappa <= _MOST:
+            raise ValueError(f"kappa: found {kappa}; allowed: above 0, up to {_MOST:.0e}")
         self._kappa = kappa
 
     def parameter_shapes(self, event_shape: Shape) -> dict[str, Shape]:

@@ -35,13 +35,19 @@ def comparison(material: Material) -> Section:
     unfinished = [row for row in material.summaries if not row.seeds][: TABLE_ROWS - len(shown)]
     order = {row.arm: index for index, row in enumerate(material.summaries)}
     rows = sorted([*shown, *unfinished], key=lambda row: order[row.arm])
-    caption = "Test accuracy (%) at the last epoch, noise at its mean; ± and brackets are 95 % intervals. "
+    caption = f"Test accuracy (%) at the last epoch, {_noise(rows)}; ± and brackets are 95 % intervals. "
     caption += "; ".join(f"{sign}: {meaning}" for sign, meaning in marks_in(rows).items())
     note = capped(len(rows), len(material.summaries), "arms", "; `summary.csv` has all of them")
     columns = _columns(material, rows)
     cells = [[cells[index] for _, cells in columns] for index in range(len(rows))]
     body = table(caption, [heading for heading, _ in columns], cells)
     return Section("results", "Results", join([body, _note(note)]))
+
+
+def _noise(rows: Sequence[ArmSummary]) -> str:
+    """How the accuracies of the table treat noise."""
+    usual = all(row.noise in ("mean", "") for row in rows)
+    return "noise at its mean" if usual else "noise as each run evaluated it"
 
 
 def _note(text: str) -> Markup:
@@ -54,7 +60,7 @@ def _columns(material: Material, rows: Sequence[ArmSummary]) -> list[tuple[Headi
     columns = [
         (Heading("arm"), [_name(material, row) for row in rows]),
         (
-            Heading("accuracy", True, "Test accuracy: last epoch, noise at its mean, ± 95 % over seeds"),
+            Heading("accuracy", True, f"Test accuracy: last epoch, {_noise(rows)}, ± 95 % over seeds"),
             [
                 Cell(plus_minus(row.accuracy, row.accuracy_interval), row.accuracy, strong=row.arm == best)
                 for row in rows

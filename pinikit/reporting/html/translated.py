@@ -23,8 +23,8 @@ _NUMBER = re.compile(r"^\**([+−-]?\d[\d,]*(?:\.\d+)?)")
 
 def differences(material: Material) -> Section | None:
     """Paired differences with intervals, tests, effect sizes and what could have been shown."""
-    rows = [material.by_arm[row.arm] for row in material.leading(TABLE_ROWS)]
-    text = differences_section(rows)
+    shown = {row.arm for row in material.leading(TABLE_ROWS)}
+    text = differences_section(material.summaries, shown)
     if not text:
         return None
     title = f"Differences to {material.study.baseline}"

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pinikit.config.checking import Where
 from pinikit.study.designs.draft import Draft, Series
 from pinikit.study.designs.factors import Design
+from pinikit.study.designs.removing import changed_by
 
 
 def named_arms(design: Design, base: Draft) -> Iterator[Series]:
     """The arms that the design names, with what the command line changes of them."""
     for name, patch in design.named.items():
-        draft = base.changed(patch or {}, design.where / "arms" / name)
+        draft = changed_by(base, patch or {}, design, design.where / "arms" / name)
         if override := design.overrides.get(name):
-            changed = draft.changed(override, Where("command line", f"design.arms.{name}"))
+            changed = changed_by(draft, override, design, Where("command line", f"design.arms.{name}"))
             draft = Draft(changed.given, changed.checker, draft.where)
         yield name, draft

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pinikit.errors import ConfigError
-from pinikit.study.designs.draft import GONE, MOST_ARMS, Draft
+from pinikit.study.designs.draft import MOST_ARMS, Draft
 from pinikit.study.designs.factors import Choice, Design, Factor
 
 
@@ -42,13 +41,8 @@ class Point:
             ConfigError: it does.
         """
         for axis, choice in self.chosen:
-            for before, now in zip(choice.trace(self.draft), choice.trace(draft), strict=True):
-                if now is not GONE and not _same(before, now):
-                    raise ConfigError(f"{where}: sets what the axis {axis.key!r} sets; allowed: one of them")
-
-
-def _same(one: Any, other: Any) -> bool:
-    return one is other or bool(one == other)
+            if not choice.holds(draft, self.draft):
+                raise ConfigError(f"{where}: sets what the axis {axis.key!r} sets; allowed: one of them")
 
 
 def points(design: Design, base: Draft) -> Iterator[Point]:

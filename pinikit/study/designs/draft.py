@@ -18,6 +18,9 @@ MOST_ARMS = 100_000
 GONE = object()
 """What :func:`value_at` finds where there is nothing."""
 
+PARTS = ("injections", "losses")
+"""The keys of a method whose labels are parts."""
+
 SEVERAL = object()
 """What :func:`value_at` finds where there is a mapping of keys that is no component."""
 
@@ -58,9 +61,15 @@ Kind = Callable[["Design", Draft], Iterator[Series]]
 
 def value_at(config: Mapping[str, Any], path: str) -> Any:
     """What stands at a key path: a component's name, a plain value, :data:`SEVERAL` or :data:`GONE`."""
+    found = content_at(config, path)
+    return found.get("name", SEVERAL) if isinstance(found, dict) else found
+
+
+def content_at(config: Mapping[str, Any], path: str) -> Any:
+    """What stands at a key path, a component with its parameters, or :data:`GONE`."""
     found: Any = config
     for key in path.split("."):
         if not isinstance(found, dict) or key not in found:
             return GONE
         found = found[key]
-    return found.get("name", SEVERAL) if isinstance(found, dict) else found
+    return found

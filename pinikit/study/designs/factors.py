@@ -12,7 +12,7 @@ from pinikit.config.loading import StudyFile, nest, nest_patch
 from pinikit.config.schema import RunConfig
 from pinikit.config.text import value_text
 from pinikit.errors import ConfigError, listing, nearest
-from pinikit.study.designs.draft import GONE, Draft, value_at
+from pinikit.study.designs.draft import GONE, Draft, content_at, value_at
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,17 @@ class Choice:
     def trace(self, draft: Draft) -> tuple[Any, ...]:
         """What stands at the paths that it sets."""
         return tuple(value_at(draft.given, path) for path in self.leaves)
+
+    def holds(self, draft: Draft, before: Draft) -> bool:
+        """Whether an arm derived from ``before`` still has what this set, as far as it has a use for it.
+
+        Beside what was set, a component may have other parameters.
+        """
+        return all(
+            _same(content_at(before.given, path), content_at(draft.given, path))
+            or _holds(self.patch, path, draft)
+            for path in self.leaves
+        )
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,28 @@ class Design:
     factors: tuple[Factor, ...]
     axes: tuple[Factor, ...]
     parts: Any
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether these are equal values, or a component that nothing touched."""
+    return one is other or (not isinstance(one, Mapping) and bool(one == other))
+
+
+def _holds(patch: Mapping[str, Any], path: str, draft: Draft) -> bool:
+    """Whether setting it again would leave the complete arm as it is, or there is no such place."""
+    config, value = draft.complete(), patch
+    if value_at(config, path) is GONE:
+        return True
+    *parents, last = path.split(".")
+    for key in parents:
+        value = value[key]
+    changes: Any = {last: value[last]}
+    for key in reversed(parents):
+        changes = {key: changes}
+    try:
+        return draft.changed(changes, draft.where).complete() == config
+    except ConfigError:
+        return False
 
 
 def read_design(file: StudyFile) -> Design:

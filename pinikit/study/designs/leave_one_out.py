@@ -8,14 +8,12 @@ from typing import Any
 from pinikit.config.checking import shown
 from pinikit.config.loading import nest_patch
 from pinikit.errors import ConfigError, listing, nearest
-from pinikit.study.designs.draft import Draft, Series
+from pinikit.study.designs.draft import PARTS, Draft, Series
 from pinikit.study.designs.factors import Design, short_names
+from pinikit.study.designs.removing import changed_by
 
 FULL = "full"
 """The name of the full method's arm."""
-
-PARTS = ("injections", "losses")
-"""The keys of a method whose labels are parts."""
 
 
 def leave_one_out(design: Design, base: Draft) -> Iterator[Series]:
@@ -29,7 +27,13 @@ def leave_one_out(design: Design, base: Draft) -> Iterator[Series]:
     full = _spelt_out(base, design)
     yield FULL, full
     for name, patch in _changes(design, full).items():
-        yield f"without {name}", full.changed(patch, design.where / "parts")
+        draft = changed_by(full, patch, design, design.where / "parts" / name)
+        if draft.complete() == full.complete():
+            raise ConfigError(
+                f"{design.where}.parts: {name!r} changes nothing of the full method; "
+                "allowed: what is another value than in 'run'"
+            )
+        yield f"without {name}", draft
 
 
 def _spelt_out(base: Draft, design: Design) -> Draft:

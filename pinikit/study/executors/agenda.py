@@ -58,8 +58,9 @@ class Agenda:
         self._elsewhere.clear()
 
     def busy(self, job: Job) -> None:
-        """Another process trains a run of this job: come back to it."""
-        self._elsewhere.append(job)
+        """Another process trains a run of this job: come back to it, unless nothing is begun any more."""
+        if not self._closed:
+            self._elsewhere.append(job)
 
     def done(self, job: Job, results: Mapping[str, StoredResult]) -> dict[str, StoredResult]:
         """The results that stand; runs that lacked memory are tried again if they may."""

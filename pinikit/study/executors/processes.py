@@ -31,6 +31,9 @@ POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
 """How long a worker without work may take to end."""
 
+START_SECONDS = 120.0
+"""What a time limit allows a worker, beyond the limit itself, before its job begins."""
+
 SHORT = "memory was short (--fuse or --jobs with a smaller number needs less)"
 
 OOM_COUNTERS = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
@@ -169,10 +172,14 @@ class Processes:
                 worker.stop()
 
     def _overdue(self, worker: Worker) -> bool:
+        """Whether it took too long since its job began, or does not come to begin it."""
         limit = self._limits.time_limit
-        if limit is None or worker.since is None or worker.job is None:
+        if limit is None or worker.job is None:
             return False
-        return time.monotonic() - worker.since > limit * len(worker.job.group)
+        allowed = limit * len(worker.job.group)
+        if worker.since is None:
+            return time.monotonic() - worker.given > allowed + START_SECONDS
+        return time.monotonic() - worker.since > allowed
 
     def _end_overdue(self, worker: Worker) -> Try:
         assert worker.job is not None
@@ -195,6 +202,8 @@ class Worker:
         self.steps: Any = None
         self.since: float | None = None
         """When the training of the job began."""
+        self.given = 0.0
+        """When the job was given to it."""
         self.where = ""
         """How far it is, for a message."""
         self.fresh = True
@@ -229,6 +238,7 @@ class Worker:
     def train(self, job: Job) -> None:
         """Give it a job."""
         self.job, self.steps, self.since, self.where = job, None, None, ""
+        self.given = time.monotonic()
         self.ask("train", job)
 
     def stop(self) -> None:

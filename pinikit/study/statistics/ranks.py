@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 from pinikit.study.statistics.comparison import DIGITS, LEVEL
 from pinikit.study.statistics.estimates import NAN
 from pinikit.study.statistics.results import Results, finished_by_arm
-from pinikit.study.statistics.series import dataset_key, dataset_means, mean_accuracies, settings_of
+from pinikit.study.statistics.series import (
+    are_all_settings,
+    dataset_key,
+    dataset_means,
+    mean_accuracies,
+    settings_of,
+)
 from pinikit.study.statistics.signed_rank import mean_ranks
 
 if TYPE_CHECKING:
@@ -35,7 +41,9 @@ class Ranking:
     """Average over data sets; 1 is the most accurate, equal accuracies share their mean rank."""
     datasets: int
     incomplete: tuple[str, ...]
-    """Series that are left out as they lack a data set."""
+    """Series that are left out as they lack a setting."""
+    same_seeds: bool
+    """Whether the ranked series finished the same seeds at each setting; else each counts with its own."""
     p: float
     """Of Friedman's test that all series are alike, in Iman and Davenport's form; NaN if untested."""
     critical_difference: float
@@ -78,6 +86,7 @@ def ranking(study: Study, results: Results) -> Ranking | None:
         ranks=tuple(float(average[index]) for index in order),
         datasets=len(ranks),
         incomplete=tuple(incomplete),
+        same_seeds=_same_seeds(study, results, names),
         p=friedman_p(ranks) if tested else NAN,
         critical_difference=critical_difference(len(names), len(ranks)) if tested else NAN,
     )
@@ -115,17 +124,27 @@ def _accuracies(study: Study, results: Results) -> tuple[dict[str, list[float]],
     series: dict[str, list[Any]] = {}
     for arm in study.arms.values():
         series.setdefault(arm.series, []).append(arm)
-    most = max(map(len, series.values()))
+    settings = settings_of(study)
     datasets = sorted({dataset_key(arm) for arm in study.arms.values()})
     table, incomplete = {}, []
     for name, arms in series.items():
-        accuracies = mean_accuracies(arms, finished)
-        if len(accuracies) < most:
+        present = [arm for arm in arms if arm.name in finished]
+        if not are_all_settings(present, settings):
             incomplete.append(name)
             continue
-        means = dataset_means(arms, accuracies)
+        means = dataset_means(present, mean_accuracies(present, finished))
         table[name] = [means[key] for key in datasets]
     return table, incomplete
+
+
+def _same_seeds(study: Study, results: Results, series: Sequence[str]) -> bool:
+    """Whether arms at the same setting finished the same seeds, among those of complete series."""
+    finished = finished_by_arm(results)
+    found: dict[tuple[tuple[str, str], ...], set[frozenset[int]]] = {}
+    for arm in study.arms.values():
+        if arm.series in series:
+            found.setdefault(tuple(arm.setting.items()), set()).add(frozenset(finished[arm.name]))
+    return all(len(seeds) == 1 for seeds in found.values())
 
 
 def _ranks(accuracies: Sequence[Sequence[float]]) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ class SeriesSummary:
     series: str
     settings: int
     """At which it finished a seed."""
+    complete: bool
+    """Whether these are all settings of the study, so that its mean is comparable with others'."""
     datasets: int
     """Of these settings."""
     accuracy: float
@@ -41,6 +43,14 @@ class SeriesSummary:
     as far as these are a sample of them. Without pairs where there is one data set."""
     p_holm: float
     """Of the test over data sets, corrected for all series."""
+
+    @property
+    def gain(self) -> float:
+        """Mean paired difference to the baseline, each data set alike; NaN without pairs.
+
+        Over one data set it has the seeds that every setting has.
+        """
+        return self.over_datasets.mean if self.over_datasets.pairs else self.over_seeds.mean
 
 
 def dataset_key(arm: Arm) -> str:
@@ -55,15 +65,22 @@ def settings_of(study: Study) -> list[Mapping[str, str]]:
     return list(found.values())
 
 
+def are_all_settings(arms: Iterable[Arm], settings: Sequence[Mapping[str, str]]) -> bool:
+    """Whether the arms of a series stand at each of a study's settings."""
+    found = {tuple(arm.setting.items()) for arm in arms}
+    return all(tuple(setting.items()) in found for setting in settings)
+
+
 def series_summaries(study: Study, results: Results) -> list[SeriesSummary]:
     """One summary per series, in the study's order; none in a study without axes."""
-    if not settings_of(study):
+    settings = settings_of(study)
+    if not settings:
         return []
     finished = finished_by_arm(results)
     series: dict[str, list[Arm]] = {}
     for arm in study.arms.values():
         series.setdefault(arm.series, []).append(arm)
-    rows = [_summary(name, arms, finished) for name, arms in series.items()]
+    rows = [_summary(name, arms, finished, settings) for name, arms in series.items()]
     corrected = holm([row.over_datasets.p for row in rows])
     return [replace(row, p_holm=p) for row, p in zip(rows, corrected, strict=True)]
 
@@ -85,7 +102,9 @@ def mean_accuracies(arms: Sequence[Arm], finished: Mapping[str, Seeds]) -> dict[
     }
 
 
-def _summary(series: str, arms: Sequence[Arm], finished: Mapping[str, Seeds]) -> SeriesSummary:
+def _summary(
+    series: str, arms: Sequence[Arm], finished: Mapping[str, Seeds], settings: Sequence[Mapping[str, str]]
+) -> SeriesSummary:
     accuracies = mean_accuracies(arms, finished)
     present = [arm for arm in arms if arm.name in accuracies]
     by_dataset = dataset_means(present, accuracies)
@@ -95,6 +114,7 @@ def _summary(series: str, arms: Sequence[Arm], finished: Mapping[str, Seeds]) ->
     return SeriesSummary(
         series=series,
         settings=len(present),
+        complete=are_all_settings(present, settings),
         datasets=len(by_dataset),
         accuracy=_mean(list(by_dataset.values())),
         over_seeds=compare(_by_seed(compared, pairs)),
