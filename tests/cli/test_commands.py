@@ -254,6 +254,9 @@ def test_interruption_says_how_to_go_on(call: Any, monkeypatch: pytest.MonkeyPat
     done = call("run", "sites")
     assert done.exit_code == 130
     assert done.stderr.endswith("finished runs are kept in runs; type the same command again to go on\n")
+    again = "; runs that were replaced already are trained again\n"
+    assert call("run", "sites", "--rerun", "all").stderr.endswith(f"to go on{again}")
+    assert not call("run", "sites", "--rerun", "failed").stderr.endswith(again)
 
 
 def test_interruption_of_other_commands(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
