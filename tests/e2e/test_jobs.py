@@ -54,6 +54,7 @@ def reference(finished: Path) -> dict[Any, Any]:
     return bits(read(finished))
 
 
+@pytest.mark.drill
 def test_two_workers_give_the_bits_of_one_process(
     study: Path, reference: dict[Any, Any], tmp_path: Path
 ) -> None:
@@ -144,6 +145,7 @@ def test_fail_fast_says_what_was_not_run(study: Path, tmp_path: Path) -> None:
     assert set(index["runs"]) == {"zero_shot", "image", "block", "pini"}
 
 
+@pytest.mark.drill
 def test_sigterm_waits_for_the_epoch_and_keeps_it(study: Path, tmp_path: Path) -> None:
     words = ["run", str(study), "--runs", str(tmp_path), "run.method.optim.epochs=200", "--arms", "pini"]
     with subprocess.Popen(

@@ -18,7 +18,7 @@ from processes import Shell, once, shell
 from pinikit import api
 from pinikit.study.store import Store
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [pytest.mark.drill, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
 INDEX, BEFORE = 1, 3
 """Files that are written first: of a study, and of a run before it is trained."""
@@ -76,7 +76,6 @@ def turned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_study(tmp_path_factory.mktemp("turned"), yaml.safe_dump(content, sort_keys=False))
 
 
-@pytest.mark.drill
 def test_another_order_of_arms(
     turned: Path, reference: dict[Any, Any], tmp_path: Path, forked: Shell
 ) -> None:
@@ -88,7 +87,6 @@ def test_another_order_of_arms(
     assert bits(read(runs)) == reference
 
 
-@pytest.mark.drill
 def test_without_fused_arms_a_run_may_also_be_alone(
     turned: Path, one_by_one: dict[Any, Any], tmp_path: Path, forked: Shell
 ) -> None:
@@ -100,7 +98,6 @@ def test_without_fused_arms_a_run_may_also_be_alone(
     assert bits(read(runs)) == one_by_one
 
 
-@pytest.mark.drill
 def test_fused_arms_are_the_same_runs(reference: dict[Any, Any], one_by_one: dict[Any, Any]) -> None:
     """Equal identities; accuracies but for rounding."""
     assert reference.keys() == one_by_one.keys()
@@ -112,7 +109,6 @@ def test_fused_arms_are_the_same_runs(reference: dict[Any, Any], one_by_one: dic
             assert metrics["nll"] == pytest.approx(alone["nll"], rel=1e-3)
 
 
-@pytest.mark.drill
 def test_a_group_that_was_killed_between_its_results(
     study: Path, reference: dict[Any, Any], tmp_path: Path, forked: Shell
 ) -> None:
@@ -130,7 +126,6 @@ def test_a_group_that_was_killed_between_its_results(
     assert bits(read(runs)) == {run: reference[run] for run in reference if run[0] in ("zero_shot", "pini")}
 
 
-@pytest.mark.drill
 def test_killed_in_the_middle_of_every_kind_of_file(
     study: Path, one_by_one: dict[Any, Any], tmp_path: Path, forked: Shell
 ) -> None:
@@ -156,7 +151,6 @@ def test_killed_in_the_middle_of_every_kind_of_file(
     assert bits(read(runs)) == {run: value for run, value in one_by_one.items() if run[0] != "block"}
 
 
-@pytest.mark.drill
 def test_killed_in_the_middle_of_the_report(study: Path, tmp_path: Path, forked: Shell) -> None:
     runs = tmp_path / "runs"
     words = ("run", study, "--arms", "zero_shot", "seeds=[1]", "--runs", runs)
@@ -214,7 +208,6 @@ def test_ctrl_c_is_not_lost_in_a_destructor(monkeypatch: pytest.MonkeyPatch) -> 
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.drill
 def test_a_full_disk_is_one_message(study: Path, tmp_path: Path, forked: Shell) -> None:
     """No file may grow beyond the limit, as on a disk that fills up."""
     runs = tmp_path / "runs"
