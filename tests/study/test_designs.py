@@ -248,7 +248,7 @@ def test_the_command_line_reaches_designs(tmp_path: Path) -> None:
 def test_defaults_lie_under_a_study(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "first.yaml").write_text(
-        "{name: first, question: Why?, run: {data: {shots: 7, views: 1}}, seeds: [4], design: {arms: {one: {}}}}"
+        "{name: first, question: 'Why?', run: {data: {shots: 7, views: 1}}, seeds: [4], design: {arms: {one: {}}}}"
     )
     (tmp_path / "second.yaml").write_text(
         "{name: second, defaults: [deep/first.yaml], run: {data: {shots: 8}}}"
