@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ TEXT_CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+@cache
+def bpe() -> open_clip.SimpleTokenizer:
+    """CLIP's tokenizer, which takes longer to build than any model here."""
+    return open_clip.SimpleTokenizer()
+
+
 def tiny_clip(
     image: str = "vit", text: str = "causal", *, quick_gelu: bool = False, seed: int = 0, **more: Any
 ) -> torch.nn.Module:
@@ -96,8 +103,7 @@ def enliven(model: torch.nn.Module, seed: int) -> None:
 def tiny_backbone(image: str = "vit", text: str = "causal", **options: Any) -> Backbone:
     """The tiny model as a backbone; options as for :func:`tiny_clip`."""
     model = tiny_clip(image, text, **options)
-    tokenizer = open_clip.SimpleTokenizer(context_length=TEXT_CONFIGS[text]["context_length"])
-    return assemble_backbone(model, tokenizer, name=f"tiny-{image}-{text}", weights_hash=f"{image}-{text}")
+    return assemble_backbone(model, bpe(), name=f"tiny-{image}-{text}", weights_hash=f"{image}-{text}")
 
 
 def tiny_bert_folder(folder: Path) -> Path:
@@ -151,5 +157,4 @@ def golden_backbone(weights: Mapping[str, torch.Tensor]) -> Backbone:
     state["token_embedding.weight"][ids] = rows
     with torch.random.fork_rng(devices=[]):
         model = build_model_from_openai_state_dict(state, quick_gelu=True, cast_dtype=torch.float32)
-    tokenizer = open_clip.SimpleTokenizer()
-    return assemble_backbone(model, tokenizer, name="golden", weights_hash="golden").to(dtype=torch.float64)
+    return assemble_backbone(model, bpe(), name="golden", weights_hash="golden").to(dtype=torch.float64)

@@ -17,6 +17,7 @@ from tiny_models import (
     EMBED,
     TEXT_CONFIGS,
     VIT,
+    bpe,
     golden_backbone,
     tiny_backbone,
     tiny_bert_folder,
@@ -187,7 +188,7 @@ def test_what_lies_behind_a_prompt_is_ignored() -> None:
 def test_pooling_at_a_named_end_token() -> None:
     model = tiny_clip()
     model.text_pool_type, model.text_eos_id = "eos", 49407
-    backbone = assemble_backbone(model, open_clip.SimpleTokenizer(), name="eos", weights_hash="eos")
+    backbone = assemble_backbone(model, bpe(), name="eos", weights_hash="eos")
     backbone = backbone.to(dtype=torch.float64)
     prompts = backbone.text.tokenize("a photo of a {}.", NAMES)
     compare(backbone.text, prompts, noisy(backbone.text.embed(prompts)), 1e-10)
@@ -199,7 +200,7 @@ def test_a_block_with_its_own_attention_runs_as_published(monkeypatch: pytest.Mo
         model = open_clip.CLIP(embed_dim=EMBED, vision_cfg=VIT, text_cfg=text).eval()
     except TypeError:
         pytest.skip("this open_clip has no such blocks")
-    backbone = assemble_backbone(model, open_clip.SimpleTokenizer(), name="custom", weights_hash="custom")
+    backbone = assemble_backbone(model, bpe(), name="custom", weights_hash="custom")
     backbone = backbone.to(dtype=torch.float64)
     monkeypatch.setattr(text_causal, "run_blocks", None)
     prompts = backbone.text.tokenize("a photo of a {}.", NAMES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,24 +71,6 @@ def test_start_is_light(words: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == ""
-
-
-@pytest.mark.parametrize(("word", "limit"), [("--help", 0.5), ("list", 1.0)])
-def test_start_is_quick(word: str, limit: float, tmp_path: Path) -> None:
-    """Processor time, so that a busy machine does not matter; compiled modules as after a first call."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path)
-    spent = []
-    for _ in range(2):
-        before = os.times()
-        subprocess.run(
-            [sys.executable, "-m", "pinikit", word], check=True, capture_output=True, env=environment
-        )
-        after = os.times()
-        spent.append(
-            after.children_user + after.children_system - before.children_user - before.children_system
-        )
-    assert min(spent) < limit
 
 
 def test_version(call: Any) -> None:

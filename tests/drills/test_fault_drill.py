@@ -55,8 +55,15 @@ LIGHT = ("--arms", "mlp")
 LIGHT_RUNS = 8
 KILLS = 20
 PARENTS = 3
-OFTEN = "import pinikit.study.resume as resume; resume.INTERVAL = 0.0\n"
-"""What each process of the drill executes first: every epoch ends with a checkpoint, so that kills hit them."""
+FIRST = """\
+import sys
+sys.modules["transformers"] = None
+import pinikit.reporting.html.page as page, pinikit.study.resume as resume
+page.html_page = lambda results, digest: f"page {digest}"
+resume.INTERVAL = 0.0
+"""
+"""What each process of the drill executes first: what takes long and is not needed is left out, and every epoch ends
+with a checkpoint, so that kills hit them."""
 WORKERS = 2
 KILLED = -signal.SIGKILL
 SMALL = 1_500_000
@@ -76,7 +83,7 @@ class Place:
         self.study, self.runs = self.folder / "drill.yaml", self.folder / "runs"
         self.study.write_text(STUDY, encoding="utf-8")
         (self.folder / "site").mkdir()
-        (self.folder / "site" / "sitecustomize.py").write_text(OFTEN, encoding="utf-8")
+        (self.folder / "site" / "sitecustomize.py").write_text(FIRST, encoding="utf-8")
         self._started: list[Parent] = []
 
     def start(self, *words: object, **options: Any) -> Parent:

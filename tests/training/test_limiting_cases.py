@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -33,13 +34,16 @@ def injection_config(values: dict[str, Any]) -> InjectionConfig:
     return InjectionConfig(**checker.complete(checker.merge({}, values, slot, where), slot, where))
 
 
-def make_model(
-    injections: dict[str, dict[str, Any]],
-    classes: tuple[str, ...] = CLASSES,
-    backbone: Backbone | None = None,
-) -> NoisyModel:
-    backbone = backbone or tiny_backbone()
+@cache
+def frozen_backbone() -> Backbone:
+    """Double precision; nothing here changes its weights."""
+    backbone = tiny_backbone()
     backbone.model.double()
+    return backbone
+
+
+def make_model(injections: dict[str, dict[str, Any]], classes: tuple[str, ...] = CLASSES) -> NoisyModel:
+    backbone = frozen_backbone()
     prompts: Prompts = backbone.text.tokenize(TEMPLATE, classes)
     made = [make_injection(label, injection_config(v), backbone, prompts) for label, v in injections.items()]
     model = NoisyModel(backbone, prompts, made, seed=3)
@@ -255,9 +259,8 @@ def test_one_class_attends_to_itself_alone() -> None:
 
 def test_permuting_classes_permutes_logits_and_leaves_image_noise() -> None:
     order = [2, 0, 3, 1]
-    backbone = tiny_backbone()
-    model = make_model(PINI, backbone=backbone)
-    permuted = make_model(PINI, classes=tuple(CLASSES[i] for i in order), backbone=backbone)
+    model = make_model(PINI)
+    permuted = make_model(PINI, classes=tuple(CLASSES[i] for i in order))
     one, other = (m(activations(m), RandomDraw(5, "test")) for m in (model, permuted))
     torch.testing.assert_close(other.logits, one.logits[:, order])
     torch.testing.assert_close(other.image_features, one.image_features)
