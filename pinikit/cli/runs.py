@@ -128,6 +128,8 @@ def rm(
     if not (yes or _agreed(rows)):
         typer.echo("nothing was removed")
         return
+    if not yes:
+        rows = _as_shown(rows, runs)
     done = remove_runs([row.id for row in rows], runs)
     typer.echo(f"removed {plural(len(done.removed), 'run')} of {size_text(done.size)}")
     if done.busy:
@@ -177,6 +179,17 @@ def _chosen(names: Sequence[str], failed: bool, unused: bool, runs: Path) -> lis
     ids = {Store(runs).find(name) for name in names}
     rows = list_runs(runs, failed=failed, unused=unused)
     return [row for row in rows if not names or row.id in ids]
+
+
+def _as_shown(rows: Sequence[RunRow], runs: Path) -> list[RunRow]:
+    """Without those that have changed while the user was asked, which is told."""
+    from pinikit.study.inspection import list_runs
+
+    now = {row.id: row for row in list_runs(runs)}
+    same = [row for row in rows if now.get(row.id) == row]
+    if changed := [row.id[:SHORT_ID] for row in rows if row not in same and row.id in now]:
+        typer.echo(f"pinikit: changed meanwhile, so they stayed: {', '.join(changed)}", err=True)
+    return same
 
 
 def _agreed(rows: Sequence[RunRow]) -> bool:

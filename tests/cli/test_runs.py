@@ -298,6 +298,21 @@ def test_rm_asks(store: Store, monkeypatch: pytest.MonkeyPatch, answer: str, lef
     assert len(store.run_ids()) == left
 
 
+def test_rm_leaves_what_changed_while_it_asked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed run that another process has trained in the meantime is no failed run any more."""
+
+    def agreed(rows: list[Any]) -> bool:
+        path = store.run_folder(run_id(3)) / "result.json"
+        path.write_bytes((store.run_folder(run_id(1)) / "result.json").read_bytes())
+        return True
+
+    monkeypatch.setattr(runs_command, "_agreed", agreed)
+    done = call(store, "runs", "rm", "--failed")
+    assert done.exit_code == 0
+    assert run_id(3) in store.run_ids()
+    assert f"changed meanwhile, so they stayed: {run_id(3)[:8]}" in done.stderr
+
+
 # --- verify -------------------------------------------------------------------------------------------
 
 
