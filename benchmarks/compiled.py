@@ -1,6 +1,8 @@
 """Whether torch.compile makes the text path faster: forward and backward with and without it, in turns.
 
-It is not used in training: the table says why. Processor time, so other work on the machine matters less.
+It is not used in training. The tables say why: where a step is long it wins nothing, where it is short the
+first call takes longer than a study, and the last digits of a run would depend on a measurement's outcome.
+Processor time, so other work on the machine matters less.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> Table:
         }
         for classes in options.classes
     ]
-    table = Table("compiled", f"torch.compile on the text path, {options.backbone}", rows, NOTES)
+    table = Table(
+        f"compiled-{options.backbone}", f"torch.compile on the text path, {options.backbone}", rows, NOTES
+    )
     _tools.publish(table, options, arguments)
     return table
 
