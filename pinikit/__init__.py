@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pinikit.api import StudyResult, load_predictor, plan_study, predict, run_study
+    from pinikit.api import StudyResult, load_predictor, plan_study, predict, run_study, tune
     from pinikit.components.contracts import Combine, Injector, Loss, Method, Noise, Predictor, Site
     from pinikit.data.catalogue import DataSet
     from pinikit.errors import PinikitError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "pinikit.api": ("run_study", "plan_study", "load_predictor", "predict", "report", "StudyResult"),
+    "pinikit.api": ("run_study", "plan_study", "load_predictor", "predict", "report", "tune", "StudyResult"),
     "pinikit.components.contracts": ("Noise", "Injector", "Site", "Combine", "Loss", "Method", "Predictor"),
     "pinikit.data.catalogue": ("DataSet",),
     "pinikit.errors": ("PinikitError",),
@@ -42,6 +42,7 @@ __all__ = [
     "predict",
     "report",
     "run_study",
+    "tune",
 ]
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pinikit.config.loading import override_words
 from pinikit.errors import ConfigError
 from pinikit.plugin import plugins
 from pinikit.study.checks import check_runs, reasons, recall_dropped
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from pinikit.study.predictor import LoadedPredictor
     from pinikit.study.run import Steps
     from pinikit.study.statistics import ArmSummary
+    from pinikit.tuning.reporting import TuneReporter
+    from pinikit.tuning.results import TuneResult
 
 
 STOPPING = "stopping after the epoch under way; Ctrl-C again stops at once"
@@ -213,6 +216,7 @@ def run_study(
             under way end and keeps how far they are, the second one stops at once.
     """
     from pinikit.reporting import write_report
+    from pinikit.tuning.publishing import refresh
 
     largest_group(fuse := str(fuse))
     limits = _limits(retries, time_limit, fail_fast)
@@ -246,8 +250,81 @@ def run_study(
     sweep_locks(store, [run.id for run in study.runs])
     tidy_checkpoints(store)
     plugins().notify("pinikit_report", study=study.name, folder=result.folder)
+    if (answer := refresh(store, study.name)) is not None:
+        reporter.message(answer)
     reporter.study_finished()
     return result
+
+
+def tune(
+    source: str | Path = "tune",
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    trials: int = 100,
+    timeout: float | None = None,
+    jobs: int = 1,
+    storage: str | None = None,
+    runs: str | Path = "runs",
+    reporter: TuneReporter | None = None,
+) -> TuneResult:
+    """Search a tune study's space on validation data, and write its page and the study of its best arms.
+
+    Calls with the same study, runs folder and storage work on the same search, one after the other or at the
+    same time, on this machine or others. The test set is not opened; the study of the best arms does that.
+
+    Args:
+        source: a study file with ``search``, or the name of a shipped one.
+        overrides: ``key.path=value`` words or a mapping of key paths, such as ``tune.sampler=random``.
+        trials: how many trials the search has in all, those of earlier calls among them.
+        timeout: seconds after which no trial begins.
+        jobs: how many trials are evaluated at a time: 1 in this process, more in as many worker processes;
+            a script then needs ``if __name__ == "__main__":`` around the call.
+        storage: where the trials are kept: a database's URL, or ``journal:FILE``; unless given, SQLite in the
+            study's folder.
+        runs: the folder of the result store.
+        reporter: how progress is shown.
+
+    Raises:
+        ConfigError, DataError, WeightsError: before anything is evaluated; a failed trial is in the result.
+        PinikitError: the storage does not answer any more, or the disk refuses.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM. The first one lets the epoch under way end, and its trial
+            waits for the next call; the second one stops at once. All that was found is kept and published.
+    """
+    from pinikit.tuning.engine import Engine
+    from pinikit.tuning.publishing import publish
+    from pinikit.tuning.reporting import TuneReporter
+    from pinikit.tuning.request import Request
+    from pinikit.tuning.results import collect
+    from pinikit.tuning.study import resolve_tune
+
+    _check_search(trials, timeout, jobs)
+    request = Request(str(source), override_words(overrides), trials, timeout, jobs, storage)
+    study, reporter = resolve_tune(source, overrides), reporter or TuneReporter()
+    store = Store(runs)
+    store.prepare()
+
+    def published() -> TuneResult:
+        result = collect(study, engine.found, request, engine.notes)
+        publish(result, store)
+        return result
+
+    with closing(Engine(study, request, store, reporter)) as engine:
+        try:
+            engine.work()
+        except KeyboardInterrupt:
+            published()
+            raise
+        result = published()
+    reporter.finished()
+    return result
+
+
+def _check_search(trials: int, timeout: float | None, jobs: int) -> None:
+    for option, value in (("--trials", trials), ("--jobs", jobs)):
+        if value < 1:
+            raise ConfigError(f"{option}: found {value}; allowed: 1 or more")
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise ConfigError(f"--timeout: found {timeout:g} seconds; allowed: more than 0")
 
 
 def report(

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+from pinikit.config.text import value_text
 from pinikit.errors import PluginError
 
 REQUIRED: Any = inspect.Parameter.empty
@@ -35,8 +36,10 @@ class Range:
 
     def __str__(self) -> str:
         if self.distribution == "CategoricalDistribution":
-            return " | ".join(map(str, self.arguments["choices"]))
+            return " | ".join(map(value_text, self.arguments["choices"]))
         scale = " (log)" if self.arguments.get("log") else ""
+        if self.arguments.get("step") not in (None, 1):
+            scale = f" (step {self.arguments['step']:g})"
         return f"{self.arguments['low']:g} … {self.arguments['high']:g}{scale}"
 
 
@@ -235,5 +238,6 @@ def _as_range(note: Any) -> Range | None:
     if type(note).__name__ == "CategoricalDistribution":
         return Range("CategoricalDistribution", {"choices": note.choices})
     if type(note).__name__ in ("FloatDistribution", "IntDistribution"):
-        return Range(type(note).__name__, {"low": note.low, "high": note.high, "log": note.log})
+        numbers = {"low": note.low, "high": note.high, "log": note.log, "step": note.step}
+        return Range(type(note).__name__, numbers)
     return None

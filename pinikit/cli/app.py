@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from pinikit import __version__
-from pinikit.cli import cache, runs, schema, status
+from pinikit.cli import cache, runs, schema, status, tune
 from pinikit.errors import PinikitError
 
 INTERRUPTED = 130
@@ -64,6 +64,7 @@ app = typer.Typer(
 
 app.add_typer(cache.app, name="cache")
 app.add_typer(runs.app, name="runs")
+app.add_typer(tune.app, name="tune")
 
 Fuse = Annotated[
     str,

@@ -170,9 +170,9 @@ def _slot_default(slot: Slot) -> str:
 def _allowed(slot: Slot) -> str:
     if slot.choices:
         return " | ".join(map(str, slot.choices))
-    if slot.positive:
-        return "above 0"
-    return f"{slot.minimum:g} or more" if slot.minimum is not None else ""
+    found = ["above 0"] if slot.positive else []
+    found += [f"{slot.minimum:g} or more"] if slot.minimum is not None else []
+    return "; ".join([*found, *([f"searched in {slot.search}"] if slot.search else [])])
 
 
 def _schema(kind: Any) -> tuple[type | None, bool]:

@@ -82,15 +82,15 @@ def _kept(runs: Path) -> str:
     return f"finished runs, and {count} after {epochs} epochs, are kept in {runs}"
 
 
-def parse_time(text: str) -> float:
-    """Seconds from ``90``, ``90s``, ``10m`` or ``1.5h``.
+def parse_time(text: str, option: str = "--time-limit") -> float:
+    """Seconds from ``90``, ``90s``, ``10m`` or ``1.5h``; ``option`` is who is told of anything else.
 
     Raises:
         ConfigError: it is none of these.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip().lower())
     if match is None:
-        raise ConfigError(f"--time-limit: found {text!r}; allowed: seconds, or a time such as 90s, 10m, 2h")
+        raise ConfigError(f"{option}: found {text!r}; allowed: seconds, or a time such as 90s, 10m, 2h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 

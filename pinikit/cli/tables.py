@@ -20,7 +20,13 @@ from pinikit.reporting.settings import Grid, grid_of
 from pinikit.reporting.text import count, duration, number, plural, plus_minus, signed_interval
 from pinikit.study.checks import reasons
 from pinikit.study.expectations import Verdict
-from pinikit.study.statistics import ArmSummary, SeriesSummary, series_summaries
+from pinikit.study.statistics import (
+    ArmSummary,
+    SeriesSummary,
+    other_labels,
+    other_summaries,
+    series_summaries,
+)
 
 if TYPE_CHECKING:
     from pinikit.api import Plan, StudyResult
@@ -54,15 +60,16 @@ def print_result(console: Console, result: StudyResult) -> None:
     Studies with axes are shown as series × settings where the terminal has room for that.
     """
     summaries = result.summaries
-    columns, dropped = fit(console, result_columns(summaries, result.study.baseline))
+    every = [*result_columns(summaries, result.study.baseline), *other_columns(result)]
+    columns, dropped = fit(console, every)
     bold = best_row(summaries)
     grid = grid_of(result.study, result.results, summaries)
     if grid is not None:
         series = series_summaries(result.study, result.results)
         crossed = grid_columns(grid, series, result.study.baseline)
-        if _width(console, _table(crossed)) <= console.width:
+        if _width(console, table_of(crossed)) <= console.width:
             columns, dropped, bold = crossed, [], best_series(series)
-    console.print(_table(columns, bold))
+    console.print(table_of(columns, bold))
     for line in _caption(result, summaries, columns, dropped):
         console.print(Text(line, style="dim"))
     print_verdicts(console, result.verdicts)
@@ -77,7 +84,7 @@ def print_verdicts(console: Console, found: Sequence[Verdict]) -> None:
         ours = plus_minus(item.ours.mean, item.ours.interval)
         paper = f"{number(item.expected.value)} (tolerance {number(item.expected.tolerance)})"
         text = Text.assemble(
-            f"{item.arm}: {item.expected.metric} {ours}, published {paper}: within? ",
+            f"{item.arm}: {item.metric} {ours}, published {paper}: within? ",
             (item.text, "green" if item.met else "red"),
             f" [{item.expected.source}]",
         )
@@ -132,10 +139,18 @@ def result_columns(summaries: Sequence[ArmSummary], baseline: str | None) -> lis
     ]
 
 
+def other_columns(result: StudyResult) -> list[Column]:
+    """Accuracy on other data than was trained on, a column for each label; none where there is none."""
+    cells: dict[str | None, list[str]] = {}
+    for row in other_summaries(result.study, result.results):
+        cells.setdefault(row.label, []).append(plus_minus(row.accuracy.mean, row.accuracy.interval))
+    return [Column(f"on {label}", cells[label], 2) for label in other_labels(result.results)]
+
+
 def fit(console: Console, columns: Sequence[Column]) -> tuple[list[Column], list[Column]]:
     """The columns that the console has room for, and those that had to go, least important first."""
     kept, dropped = list(columns), []
-    while _width(console, _table(kept)) > console.width and any(column.rank for column in kept):
+    while _width(console, table_of(kept)) > console.width and any(column.rank for column in kept):
         least = max(kept, key=lambda column: column.rank)
         kept.remove(least)
         dropped.append(least)
@@ -234,7 +249,8 @@ def _gain(row: ArmSummary) -> str:
     return marked(signed_interval(row.difference, row.difference_low, row.difference_high), row)
 
 
-def _table(columns: Sequence[Column], bold: int | None = None) -> Table:
+def table_of(columns: Sequence[Column], bold: int | None = None) -> Table:
+    """The columns as a table; the row of index ``bold`` stands out."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column.title, justify=column.justify, no_wrap=True, overflow="ellipsis")
@@ -266,6 +282,8 @@ def _caption(
         (title for title in titles if title == "sample" or title.startswith("mc-")), reverse=True
     ):
         parts.append(f"{', '.join(drawn)}: with noise drawn")
+    if any(title.startswith("on ") for title in titles):
+        parts.append("on: test pictures of other data than was trained on")
     if "time" in titles:
         parts.append("time: of one run, after encoding")
     parts += [f"{sign}: {meaning}" for sign, meaning in marks_in(summaries).items()]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pinikit.backbones.base import Backbone, PromptEmbedding, Prompts
 from pinikit.components.initialise import Initialiser
-from pinikit.errors import PinikitError
+from pinikit.errors import ConfigError, PinikitError
 
 if TYPE_CHECKING:
     from pinikit.training.context import RunContext
@@ -327,6 +327,28 @@ class Method(ABC):
         Raises:
             ConfigError: the method does not fit the backbone or the prompts.
         """
+
+    def check_transfer(
+        self, backbone: Backbone, prompts: Prompts, other: Prompts, *, same_classes: bool
+    ) -> None:
+        """Refuse, before training, prompts of other data that a predictor of it will be restored with.
+
+        A method whose predictors are of use for classes that it was not trained on overrides this.
+
+        Args:
+            backbone: the run's.
+            prompts: the run's.
+            other: of the data that will be tested on.
+            same_classes: whether the classes are the same, in the same order.
+
+        Raises:
+            ConfigError: says what is bound to the run's prompts.
+        """
+        if not same_classes:
+            raise ConfigError(
+                "the method is not known to be of use for other classes than it was trained on; "
+                "allowed: data sets with the same classes"
+            )
 
     @abstractmethod
     def fit(self, task: Task, run: RunContext) -> Predictor:

@@ -22,15 +22,18 @@ Layer = TypeVar("Layer", bound=nn.Module)
 class Initialiser:
     """Creates parameters for one injection of one run."""
 
-    seed: int
+    seed: int | None
+    """None leaves parameters without values, for a look at their shapes."""
     label: str
 
     def stream(self, name: str) -> torch.Generator:
         """The generator of the tensor ``name``."""
-        return generator(self.seed, "initialise", self.label, name)
+        return generator(self.seed or 0, "initialise", self.label, name)
 
     def normal(self, name: str, shape: tuple[int, ...], std: float) -> nn.Parameter:
         """A parameter drawn from N(0, std²)."""
+        if self.seed is None:
+            return nn.Parameter(torch.empty(shape))
         return nn.Parameter(torch.randn(shape, generator=self.stream(name)) * std)
 
     def linear(self, name: str, inputs: int, outputs: int, *, zero: bool = False) -> nn.Linear:
@@ -45,6 +48,8 @@ class Initialiser:
         return self._fill(layer, name, inputs * kernel * kernel, zero=False)
 
     def _fill(self, layer: Layer, name: str, fan_in: int, zero: bool) -> Layer:
+        if self.seed is None:
+            return layer
         bound = 0.0 if zero else 1 / math.sqrt(fan_in)  # kaiming_uniform_(a=√5) of weight and bias
         with torch.no_grad():
             for key, parameter in layer.named_parameters():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
 from pinikit.config.checking import Checker, Slot, Where
-from pinikit.config.schema import LossConfig
+from pinikit.config.schema import ALONE
 from pinikit.errors import ConfigError, PinikitError
 from pinikit.plugin import registry
 
@@ -34,8 +34,8 @@ def create(kind: str, spec: Mapping[str, Any], where: str) -> Any:
 
 def typed(value: Any, kind: Any) -> Any:
     """Plain containers as the schema dataclasses that ``kind`` names."""
-    if kind is LossConfig:
-        return LossConfig(value)
+    if kind in ALONE:
+        return kind(value)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return kind(**value)
     if get_origin(kind) in (dict, Mapping) and isinstance(value, Mapping):

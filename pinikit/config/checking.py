@@ -24,7 +24,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pinikit.config import schema
 from pinikit.errors import ConfigError, listing, nearest
 from pinikit.registry import Registry
-from pinikit.signature import REQUIRED, describe
+from pinikit.signature import REQUIRED, Range, describe
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Slot:
     choices: tuple[Any, ...] = ()
     minimum: float | None = None
     positive: bool = False
+    search: Range | None = None
 
 
 @cache
@@ -83,6 +84,12 @@ def slots_of(kind: type) -> Mapping[str, Slot]:
         notes = {key: value for key, value in item.metadata.items() if key != "default"}
         slots[item.name] = Slot(hints[item.name], default, **notes)
     return slots
+
+
+def unwrapped(slot: Slot) -> Slot:
+    """The slot, or that of the component that stands alone for its schema."""
+    key = schema.ALONE.get(slot.type) if isinstance(slot.type, type) else None
+    return slot if key is None else slots_of(slot.type)[key]
 
 
 @cache
@@ -106,8 +113,7 @@ class Checker:
 
     def merge(self, base: Any, patch: Any, slot: Slot, where: Where) -> Any:
         """``patch`` laid over ``base``; shorthand expanded, unknown keys refused."""
-        if slot.type is schema.LossConfig:
-            slot = slots_of(schema.LossConfig)["loss"]
+        slot = unwrapped(slot)
         if slot.component is not None:
             key = (id(base), id(patch), id(slot))
             if key not in self._merged:
@@ -184,14 +190,16 @@ class Checker:
         if key not in self._slots:
             parameters = self.registry.find(kind, name).signature.parameters
             slots = {"name": Slot(str)}
-            slots |= {key: Slot(parameter.type, parameter.default) for key, parameter in parameters.items()}
+            slots |= {
+                key: Slot(parameter.type, parameter.default, search=parameter.search)
+                for key, parameter in parameters.items()
+            }
             self._slots[key] = slots | dict(slots_of(extras) if extras else {})
         return self._slots[key]
 
     def inside(self, value: Mapping[str, Any], slot: Slot) -> tuple[str | None, Mapping[str, Slot]]:
         """The kind of component that a complete mapping is, if any, and what stands at its keys."""
-        if slot.type is schema.LossConfig:
-            slot = slots_of(schema.LossConfig)["loss"]
+        slot = unwrapped(slot)
         if slot.component is not None:
             return slot.component, self.component_slots(slot.component, value["name"], slot.extras)
         if dataclasses.is_dataclass(slot.type):
@@ -215,8 +223,7 @@ class Checker:
         return self._completed[key][0]
 
     def _complete(self, value: Any, slot: Slot, where: Where) -> Any:
-        if slot.type is schema.LossConfig:
-            slot = slots_of(schema.LossConfig)["loss"]
+        slot = unwrapped(slot)
         if slot.component is not None:
             name = value["name"]
             slots = self.component_slots(slot.component, name, slot.extras)

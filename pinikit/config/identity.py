@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pinikit.config.checking import Checker, Slot, slots_of
@@ -68,6 +69,7 @@ def identity_of(
     manifest: str,
     content: str,
     without: Collection[str],
+    other_data: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Everything that decides a run's result.
 
@@ -79,7 +81,9 @@ def identity_of(
         manifest: hash of the split manifest.
         content: what the data set says of its pictures' content.
         without: keys of ``data`` that are paths of this machine or that the manifest stands for.
+        other_data: what the run is tested on besides, as resolved; no part of it where there is none.
     """
+    evaluate = {key: value for key, value in config["evaluate"].items() if key != "other_data"}
     return {
         "semantics": SEMANTICS,
         "components": components,
@@ -90,8 +94,9 @@ def identity_of(
         "content": content,
         "template": template,
         "method": config["method"],
-        "evaluate": config["evaluate"],
+        "evaluate": evaluate,
         "precision": config["precision"],
         "device": config["device"].partition(":")[0],  # its generators draw other numbers
         "seed": config["seed"],
+        **({"other_data": dict(other_data)} if other_data else {}),
     }

@@ -12,9 +12,9 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pinikit.config import schema
-from pinikit.config.checking import Checker, Slot, slots_of
+from pinikit.config.checking import Checker, Slot, slots_of, unwrapped
 from pinikit.registry import Entry, Registry
-from pinikit.signature import REQUIRED, Parameter
+from pinikit.signature import REQUIRED, Range
 
 Schema = dict[str, Any]
 
@@ -38,6 +38,8 @@ class _Builder:
     def __init__(self, registry: Registry) -> None:
         self._registry, self._checker = registry, Checker(registry)
         self._definitions: Schema = {}
+        self._extras: dict[str, type | None] = {}
+        """What components of a kind have beside their parameters, where the kind is met first."""
         self._names: dict[str, str] = {}
 
     def study(self) -> Schema:
@@ -45,6 +47,7 @@ class _Builder:
         body = self._dataclass(schema.StudyConfig)
         body["properties"]["design"] = self._design()
         body["properties"]["expect"] = self._expect()
+        body["properties"]["search"] = self._search()
         return {
             "$schema": DIALECT,
             "title": "A pinikit study",
@@ -72,8 +75,9 @@ class _Builder:
 
     def _type(self, kind: Any) -> Schema:
         origin, arguments = get_origin(kind), get_args(kind)
-        if kind is schema.LossConfig:
-            return self._component(slots_of(kind)["loss"])
+        alone = unwrapped(Slot(kind))
+        if alone.component is not None:
+            return self._component(alone)
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             return self._refer(kind.__name__, lambda: self._dataclass(kind))
         if origin in (dict, Mapping):
@@ -92,10 +96,11 @@ class _Builder:
         return _any_of([found, {"type": "null"}]) if dataclasses.is_dataclass(kind) else found
 
     def _dataclass(self, kind: type) -> Schema:
-        docs = _field_docs(kind)
-        properties = {key: self._slot(slot) for key, slot in slots_of(kind).items()}
-        for key, doc in docs.items():
-            properties[key] = {**properties[key], "description": doc}
+        docs, slots = _field_docs(kind), slots_of(kind)
+        properties = {key: self._slot(slot) for key, slot in slots.items()}
+        for key, slot in slots.items():
+            if note := _note(docs.get(key, ""), slot.search):
+                properties[key] = {**properties[key], "description": note}
         return {
             "description": (kind.__doc__ or "").partition("\n")[0],
             "type": "object",
@@ -114,7 +119,8 @@ class _Builder:
     def _component(self, slot: Slot) -> Schema:
         """A component's name, or a mapping with its name and parameters."""
         kind = str(slot.component)
-        return self._refer(kind, lambda: self._kind(kind, slot.extras))
+        usual = self._extras.setdefault(kind, slot.extras) is slot.extras
+        return self._refer(kind if usual else f"{kind}-alone", lambda: self._kind(kind, slot.extras))
 
     def _kind(self, kind: str, extras: type | None) -> Schema:
         entries = self._registry.entries(kind)
@@ -141,7 +147,7 @@ class _Builder:
         properties: Schema = {"name": {"enum": list(_names(entry))}}
         for key, parameter in parameters.items():
             found = self._slot(Slot(parameter.type, parameter.default))
-            note = _parameter_note(parameter, docs.get(key, ""))
+            note = _note(docs.get(key, ""), parameter.search)
             properties[key] = {**found, "description": note} if note else found
         if extras is not None:
             properties |= self._dataclass(extras)["properties"]
@@ -223,8 +229,7 @@ class _Builder:
         return found
 
     def _below(self, slot: Slot, path: str) -> Iterator[tuple[str, Schema]]:
-        if slot.type is schema.LossConfig:
-            slot = slots_of(schema.LossConfig)["loss"]
+        slot = unwrapped(slot)
         if slot.component is not None:
             for entry in self._registry.entries(slot.component):
                 yield f"{path}\\.name", {"enum": list(_names(entry))}
@@ -252,6 +257,20 @@ class _Builder:
         several = _any_of([number, {"type": "array", "items": number}, {"type": "null"}])
         doc = _field_docs(schema.StudyConfig)["expect"]
         return {"description": doc, "type": "object", "additionalProperties": several}
+
+    def _search(self) -> Schema:
+        """What is open: values by key path, whose steps may be ``*``."""
+        number, docs = {"type": "number"}, _field_docs(schema.StudyConfig)
+        ends = {"low": number, "high": number, "step": {"type": "number", "exclusiveMinimum": 0}}
+        closed = {"type": "object", "additionalProperties": False}
+        forms: list[Schema] = [
+            {"enum": ["auto", "all", "optional", None]},
+            {"type": "array", "minItems": 1},
+            {**closed, "properties": {**ends, "log": {"type": "boolean"}}, "required": ["low", "high"]},
+            {**closed, "properties": {"optional": {}}, "required": ["optional"]},
+        ]
+        value = self._refer("search", lambda: _any_of(forms))
+        return {"description": docs["search"], "type": "object", "additionalProperties": value}
 
 
 def _conditional(values: Schema) -> Schema:
@@ -287,9 +306,8 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
 
 
-def _parameter_note(parameter: Parameter, doc: str) -> str:
-    search = f"search range {parameter.search}" if parameter.search else ""
-    return "; ".join(part for part in (doc, search) if part)
+def _note(doc: str, search: Range | None) -> str:
+    return "; ".join(part for part in (doc, f"search range {search}" if search else "") if part)
 
 
 def _field_docs(kind: type) -> dict[str, str]:

@@ -14,13 +14,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pinikit.config.checking import Checker, Slot, Where, item_slot, printable, shown, slots_of
-from pinikit.config.schema import ExpectConfig, RunConfig, StudyConfig
+from pinikit.config.schema import ALONE, ExpectConfig, RunConfig, StudyConfig
 from pinikit.errors import ConfigError, listing, nearest
 
 STUDY = Slot(StudyConfig)
 RUN = Slot(RunConfig)
 
-WHOLE = ("design.factors", "design.axes", "design.parts", "expect")
+WHOLE = ("design.factors", "design.axes", "design.parts", "expect", "search")
 """Keys of a study whose own keys may have dots: key paths, or names of arms."""
 
 
@@ -264,16 +264,14 @@ def _lay(
 
 
 def _without_nulls(study: dict[str, Any]) -> dict[str, Any]:
-    """Without the factors, axes and expectations that ``null`` takes away."""
+    """Without the factors, axes, expectations and open parameters that ``null`` takes away."""
     study = {**study}
     if isinstance(study.get("design"), Mapping):
         study["design"] = {
             key: _given(value) if key in ("factors", "axes") else value
             for key, value in study["design"].items()
         }
-    if "expect" in study:
-        study["expect"] = _given(study["expect"])
-    return study
+    return study | {key: _given(study[key]) for key in ("expect", "search") if key in study}
 
 
 def _given(mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -332,6 +330,8 @@ def _expectations(entry: Any, where: Where) -> list[Any] | None:
 
 def _structured(kind: Any, value: Any) -> Any:
     """Checked plain containers as the dataclasses of the schema."""
+    if isinstance(kind, type) and kind in ALONE:
+        return kind(value)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         slots = slots_of(kind)
         return kind(**{key: _structured(slots[key].type, item) for key, item in value.items()})

@@ -2,13 +2,16 @@
 
 Field metadata says what a plain type cannot: ``component`` marks a mapping with the ``name`` of a
 registered component and its parameters (``extras`` are keys of ours beside them), ``choices`` and
-``minimum`` bound a value.
+``minimum`` bound a value, ``search`` is the range that a tune study's ``auto`` takes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from pinikit.signature import Range
 
 MISSING: Any = "???"
 """OmegaConf's mark of a value that must be given."""
@@ -24,8 +27,18 @@ def component(kind: str, default: str | None = None, extras: type | None = None)
 
 
 def bounded(default: Any, **metadata: Any) -> Any:
-    """A plain field with ``choices``, ``minimum`` or ``positive`` metadata."""
+    """A plain field with ``choices``, ``minimum``, ``positive`` or ``search`` metadata."""
     return field(default=default, metadata=metadata)
+
+
+def _between(kind: Literal["Float", "Int"], low: float, high: float, log: bool = False) -> Range:
+    """A search range of numbers."""
+    return Range(f"{kind}Distribution", {"low": low, "high": high, "log": log})
+
+
+def _among(*choices: Any) -> Range:
+    """A search range of some values."""
+    return Range("CategoricalDistribution", {"choices": choices})
 
 
 @dataclass
@@ -36,14 +49,16 @@ class InjectionConfig:
     injector: dict[str, Any] = component("injector", "free")
     noise: dict[str, Any] = component("noise", "gaussian")
     combine: dict[str, Any] = component("combine", "add")
-    share: str = bounded("batch", choices=("batch", "class", "image"))
+    share: str = bounded(
+        "batch", choices=("batch", "class", "image"), search=_among("batch", "class", "image")
+    )
 
 
 @dataclass
 class LossExtras:
     """What a loss has beside its own parameters."""
 
-    weight: float = 1.0
+    weight: float = bounded(1.0, search=_between("Float", 0.01, 10.0, log=True))
 
 
 @dataclass
@@ -57,14 +72,14 @@ class LossConfig:
 class OptimConfig:
     """Optimiser and learning-rate schedule; the defaults are PiNI's recipe."""
 
-    name: str = "sgd"
-    lr: float = bounded(1e-3, positive=True)
-    epochs: int = bounded(100, minimum=1)
-    batch_size: int = bounded(32, minimum=1)
-    momentum: float = bounded(0.9, minimum=0)
-    weight_decay: float = bounded(5e-4, minimum=0)
-    schedule: str = bounded("cosine", choices=("cosine", "constant"))
-    warmup_epochs: int = bounded(1, minimum=0)
+    name: str = bounded("sgd", search=_among("sgd", "nesterov", "adamw"))
+    lr: float = bounded(1e-3, positive=True, search=_between("Float", 1e-4, 0.1, log=True))
+    epochs: int = bounded(100, minimum=1, search=_between("Int", 10, 100, log=True))
+    batch_size: int = bounded(32, minimum=1, search=_among(8, 16, 32, 64, 128))
+    momentum: float = bounded(0.9, minimum=0, search=_between("Float", 0.0, 0.99))
+    weight_decay: float = bounded(5e-4, minimum=0, search=_between("Float", 1e-6, 0.1, log=True))
+    schedule: str = bounded("cosine", choices=("cosine", "constant"), search=_among("cosine", "constant"))
+    warmup_epochs: int = bounded(1, minimum=0, search=_between("Int", 0, 5))
     warmup: str = bounded("constant", choices=("constant", "linear"))
     warmup_lr: float = bounded(1e-5, minimum=0)
 
@@ -96,11 +111,24 @@ class PromptConfig:
 
 
 @dataclass
+class OtherDataConfig:
+    """A data set that a run is tested on, but not trained on."""
+
+    data: dict[str, Any] = component("dataset")
+
+
+ALONE: Mapping[type, str] = {LossConfig: "loss", OtherDataConfig: "data"}
+"""Schemas that stand for the one component in them: it is written without its key."""
+
+
+@dataclass
 class EvaluateConfig:
     """How noise is treated at test time: ``mean``, ``sample`` (one draw), ``mc-K``."""
 
     noise: list[str] = field(default_factory=lambda: ["mean", "sample", "mc-16"])
     batch_size: int = bounded(1024, minimum=1)
+    other_data: dict[str, OtherDataConfig] = field(default_factory=dict)
+    """Further data sets to test on, by label; nothing is trained or chosen there."""
 
 
 @dataclass
@@ -143,10 +171,33 @@ class ExpectConfig:
     tolerance: float = bounded(MISSING, minimum=0)
     """Largest difference, in the unit of the metric, that counts as reproduced."""
     metric: str = bounded("accuracy", choices=("accuracy", "macro_accuracy", "nll", "ece"))
+    other_data: str | None = None
+    """Label of another data set that the arm is tested on besides; None for its own."""
     protocol: str = MISSING
     """How the number was measured, by name: templates, split, noise at test time."""
     source: str = MISSING
     """Where the number stands: a citation."""
+
+
+@dataclass
+class TuneConfig:
+    """How a tune study's space is searched, and what of it is measured again."""
+
+    metrics: list[Literal["accuracy", "macro_accuracy", "nll", "ece", "seconds"]] = field(
+        default_factory=lambda: ["accuracy"]
+    )
+    """What of a trial counts, on validation data; ``seconds``: training and evaluation. Several: Pareto."""
+    noise: str = "mean"
+    """How noise is treated on validation data: ``mean``, ``sample``, ``mc-K``."""
+    sampler: str = bounded("tpe", choices=("tpe", "random", "nsgaii"))
+    pruner: str = bounded("auto", choices=("auto", "median", "hyperband", "wilcoxon", "none"))
+    """What ends hopeless trials early; ``auto`` is ``median`` for one metric, and ``none`` for several."""
+    seed: int = bounded(0, minimum=0)
+    """Of the sampler."""
+    best: int = bounded(3, minimum=1)
+    """How many of the best arms ``best.yaml`` measures again."""
+    fresh_seeds: list[int] = field(default_factory=lambda: [101, 102, 103, 104, 105])
+    """Seeds that the search does not use, with which the best arms are measured again."""
 
 
 @dataclass
@@ -162,3 +213,7 @@ class StudyConfig:
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     expect: dict[str, list[ExpectConfig]] = field(default_factory=dict)
     """Published numbers by name or pattern of arms; a study file may leave out the list around one."""
+    search: dict[str, Any] = field(default_factory=dict)
+    """What a tune study leaves open, by key path of ``run`` or of ``run.method``; ``docs/tuning.md``."""
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    """How ``pinikit tune`` searches."""

@@ -31,8 +31,9 @@ class Catalogue:
     Class names are kept as the data set writes them; underscores become spaces in prompts only.
 
     Raises:
-        DataError: a class name is empty or stands twice, a class has no picture to train on, there is
-            no test picture, a label is out of range, or a picture stands twice.
+        DataError: a class name is empty or stands twice, a class has no picture to train on (or, where
+            ``test_only``, to test on), there is no test picture, a label is out of range, or a picture
+            stands twice.
     """
 
     dataset: str
@@ -40,11 +41,16 @@ class Catalogue:
     train: tuple[Item, ...]
     val: tuple[Item, ...]
     test: tuple[Item, ...]
+    repeated_names: bool = False
+    """Whether the published names have some class names twice."""
+    test_only: bool = False
+    """Whether there is nothing to train on: runs are tested on it (``run.evaluate.other_data``)."""
 
     def __post_init__(self) -> None:
         who = f"Data set {self.dataset!r}"
-        check_class_names(self.class_names, who)
-        check_splits(self.class_names, {"train": self.train, "val": self.val, "test": self.test}, who)
+        check_class_names(self.class_names, who, repeated=self.repeated_names)
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        check_splits(self.class_names, splits, who, every_class_in="test" if self.test_only else "train")
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -147,8 +153,8 @@ def missing_pictures(dataset: str, where: str, missing: list[str], total: int) -
     )
 
 
-def check_class_names(class_names: tuple[str, ...], who: str) -> None:
-    """Refuse class names whose prompts would be empty or equal.
+def check_class_names(class_names: tuple[str, ...], who: str, *, repeated: bool = False) -> None:
+    """Refuse class names whose prompts would be empty or, unless they may be ``repeated``, equal.
 
     Raises:
         DataError: there are none, or one is empty, stands twice or is not valid Unicode.
@@ -161,15 +167,27 @@ def check_class_names(class_names: tuple[str, ...], who: str) -> None:
         prompt_name = name.replace("_", " ").strip()
         if not prompt_name:
             raise DataError(f"{who}: the name of class {label} is empty.")
-        if prompt_name in seen:
+        if prompt_name in seen and not repeated:
             raise DataError(
                 f"{who}: the class names {seen[prompt_name]!r} and {name!r} are the same in a prompt."
             )
         seen[prompt_name] = name
 
 
-def check_splits(class_names: tuple[str, ...], splits: dict[str, tuple[Item, ...]], who: str) -> None:
+def check_splits(
+    class_names: tuple[str, ...],
+    splits: dict[str, tuple[Item, ...]],
+    who: str,
+    *,
+    every_class_in: str = "train",
+) -> None:
     """Refuse splits that overlap, have wrong labels, or lack a class or the test pictures.
+
+    Args:
+        class_names: by label.
+        splits: ``train``, ``val`` and ``test``.
+        who: what the message begins with.
+        every_class_in: the split in which no class may be missing.
 
     Raises:
         DataError: what is wrong, with the split and the picture.
@@ -186,10 +204,11 @@ def check_splits(class_names: tuple[str, ...], splits: dict[str, tuple[Item, ...
             if item.id in home:
                 raise DataError(_twice(who, item.id, home[item.id], split))
             home[item.id] = split
-    counts = Counter(item.label for item in splits["train"])
+    counts = Counter(item.label for item in splits[every_class_in])
     without = [name for label, name in enumerate(class_names) if not counts[label]]
     if without:
-        raise DataError(f"{who}: no picture to train on for the class {', '.join(map(repr, without[:3]))}.")
+        names = ", ".join(map(repr, without[:3]))
+        raise DataError(f"{who}: no picture to {every_class_in} on for the class {names}.")
     if not splits["test"]:
         raise DataError(f"{who} has no test pictures.")
 

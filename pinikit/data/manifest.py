@@ -43,7 +43,7 @@ class SplitManifest:
 
     def __post_init__(self) -> None:
         who = f"Split manifest of {self.dataset!r}"
-        check_class_names(self.class_names, who)
+        check_class_names(self.class_names, who, repeated=True)  # the data set has looked at that
         check_splits(self.class_names, {"train": self.train, "val": self.val, "test": self.test}, who)
 
     @property
@@ -161,13 +161,19 @@ def make_manifest(dataset: DataSet, shots: int, seed: int) -> SplitManifest:
     happened; the pictures of later classes, and of val, then differ from Dassl's.
 
     Raises:
-        ConfigError: ``shots`` is below 1 or ``seed`` below 0, or one of them is not a whole number.
+        ConfigError: ``shots`` is below 1 or ``seed`` below 0, or one of them is not a whole number, or there
+            is nothing to train on.
         DataError: the data set is missing or damaged.
     """
     _check_whole("run.data.shots", shots, least=1)
     # A negative seed is refused as Python's generator ignores the sign: -1 would be the same as 1.
     _check_whole("run.data.split_seed", seed, least=0)
     catalogue = dataset.catalogue()
+    if catalogue.test_only:
+        raise ConfigError(
+            f"run.data.name: found {catalogue.dataset!r}, which has test pictures only; allowed: a data set "
+            "to train on (run.evaluate.other_data tests what was trained there on this one)"
+        )
     stream = random.Random(seed)
     return SplitManifest(
         dataset=catalogue.dataset,

@@ -71,7 +71,7 @@ def write_page(results: Sequence[StudyResult], path: Path) -> None:
     from pinikit.reporting.markdown import report_text
 
     digest = _digest(results, {str(place): report_text(result) for place, result in enumerate(results)})
-    if not _has_digest(path, digest):
+    if not has_digest(path, digest):
         _write_page(results, path, digest)
 
 
@@ -98,11 +98,12 @@ def _digest(results: Sequence[StudyResult], texts: Mapping[str, str]) -> str:
 
 
 def _is_written(folder: Path, texts: Mapping[str, str], digest: str) -> bool:
-    drawn = all((folder / name).is_file() for name in FIGURES) and _has_digest(folder / PAGE, digest)
+    drawn = all((folder / name).is_file() for name in FIGURES) and has_digest(folder / PAGE, digest)
     return drawn and all(_is_same(folder / name, text) for name, text in texts.items())
 
 
-def _has_digest(path: Path, digest: str) -> bool:
+def has_digest(path: Path, digest: str) -> bool:
+    """Whether a page was made of what ``digest`` stands for."""
     try:
         with path.open("rb") as stream:
             return digest.encode() in stream.read(HEAD)

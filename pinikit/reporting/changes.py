@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Protocol, get_args, get_origin
 
-from pinikit.config.checking import Checker, Slot, item_slot, slots_of
-from pinikit.config.schema import InjectionConfig, LossConfig, RunConfig
+from pinikit.config.checking import Checker, Slot, item_slot, slots_of, unwrapped
+from pinikit.config.schema import ALONE, InjectionConfig, RunConfig
 from pinikit.config.text import value_text
 from pinikit.plugin import registry
 
 if TYPE_CHECKING:
-    from pinikit.study.study import Study
+    from pinikit.study.arm import Arm
 
 LEFT_OUT = frozenset({"seed", "threads", "device"})
 """Keys of a run that a seed or the machine decides."""
@@ -35,10 +35,18 @@ Settings = Mapping[str, Setting]
 """By key path, relative to ``run``."""
 
 
+class WithArms(Protocol):
+    """A study, or a search whose trials are its arms."""
+
+    @property
+    def arms(self) -> Mapping[str, Arm]:
+        """By name."""
+
+
 class ArmSettings:
     """The settings of a study's arms, parted into those that arms share and those that make them differ."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: WithArms) -> None:
         self._baselines = {name: arm.baseline for name, arm in study.arms.items()}
         reader = _Reader(Checker(registry()))
         self._arms = {name: reader.settings(arm.config) for name, arm in study.arms.items()}
@@ -125,9 +133,9 @@ class _Reader:
         kind, checker = slot.type, self._checker
         if kind is InjectionConfig:
             yield path, Setting(injection_text(value, checker), False)
-        elif kind is LossConfig:
-            loss = slots_of(LossConfig)["loss"]
-            yield path, Setting(component_text(value, "loss", checker, loss.extras), False)
+        elif kind in ALONE:
+            alone = unwrapped(slot)
+            yield path, Setting(component_text(value, str(alone.component), checker, alone.extras), False)
         elif slot.component is not None:
             yield path, Setting(value["name"], False)
             inner = checker.component_slots(slot.component, value["name"], slot.extras)
@@ -136,8 +144,9 @@ class _Reader:
                     yield from self._read(item, inner[key], f"{path}.{key}").items()
         elif dataclasses.is_dataclass(kind) and isinstance(kind, type):
             for key, inner_slot in slots_of(kind).items():
-                yield from self._read(value[key], inner_slot, f"{path}.{key}").items()
-        elif get_origin(kind) in (dict, Mapping) and get_args(kind)[1] in (InjectionConfig, LossConfig):
+                if key in value:  # an earlier version may not have known the key
+                    yield from self._read(value[key], inner_slot, f"{path}.{key}").items()
+        elif get_origin(kind) in (dict, Mapping) and get_args(kind)[1] in (InjectionConfig, *ALONE):
             for label, item in value.items():
                 yield from self._read(item, item_slot(kind), f"{path}.{label}").items()
         else:

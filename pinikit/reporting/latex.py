@@ -11,7 +11,14 @@ from pinikit.reporting.headline import axes_text, task_text
 from pinikit.reporting.marks import INTERVAL, TESTED, mark
 from pinikit.reporting.settings import BROAD, Grid, grid_of
 from pinikit.reporting.text import plural
-from pinikit.study.statistics import LEVEL, ArmSummary, finished_by_arm, leaders
+from pinikit.study.statistics import (
+    LEVEL,
+    ArmSummary,
+    finished_by_arm,
+    leaders,
+    other_labels,
+    other_summaries,
+)
 
 if TYPE_CHECKING:
     from pinikit.api import StudyResult
@@ -87,13 +94,16 @@ def table_tex(result: StudyResult) -> str:
 def _arm_table(result: StudyResult, summaries: Sequence[ArmSummary]) -> list[str]:
     baseline = result.study.baseline
     best = leaders(finished_by_arm(result.results), [row.arm for row in summaries])
-    head = ["Arm", r"Accuracy (\%)"]
+    labels = other_labels(result.results)
+    other = {(row.arm, row.label): row.accuracy for row in other_summaries(result.study, result.results)}
+    head = ["Arm", r"Accuracy (\%)", *(rf"on \texttt{{{escape(label)}}}" for label in labels)]
     if baseline is not None:
         head += [rf"$\Delta$ to \texttt{{{escape(baseline)}}}", r"95\,\% interval"]
     rows = [
         [
             rf"\texttt{{{escape(row.arm)}}}",
             _accuracy(row, best),
+            *(_number(other[row.arm, label].mean, other[row.arm, label].interval) for label in labels),
             *([] if baseline is None else [_difference(row), _interval(row)]),
             _count(row.trainable_parameters),
         ]
@@ -152,6 +162,8 @@ def _caption(result: StudyResult, summaries: Sequence[ArmSummary], grid: Grid | 
     ]
     if len(study.seeds) > 1:
         words.append("± is the half-width of the 95 % t-interval over seeds.")
+    if grid is None and other_labels(result.results):
+        words.append("Columns with on: test pictures of other data than was trained on.")
     parts = [escape(" ".join(words))]
     if study.baseline is not None:
         parts.append(escape(f"Differences are paired by seed, to {study.baseline}"))
@@ -170,12 +182,14 @@ def _legend(summaries: Sequence[ArmSummary]) -> list[str]:
 
 
 def _accuracy(row: ArmSummary, best: frozenset[str], raised: str = "") -> str:
-    if math.isnan(row.accuracy):
+    return _number(row.accuracy, row.accuracy_interval, raised, bold=row.arm in best)
+
+
+def _number(mean: float, interval: float, raised: str = "", *, bold: bool = False) -> str:
+    if math.isnan(mean):
         return "--"
-    text = f"{row.accuracy:.2f}"
-    if not math.isnan(row.accuracy_interval):
-        text += rf" \pm {row.accuracy_interval:.2f}"
-    return rf"$\mathbf{{{text}}}{raised}$" if row.arm in best else f"${text}{raised}$"
+    text = f"{mean:.2f}" if math.isnan(interval) else rf"{mean:.2f} \pm {interval:.2f}"
+    return rf"$\mathbf{{{text}}}{raised}$" if bold else f"${text}{raised}$"
 
 
 def _difference(row: ArmSummary) -> str:

@@ -13,6 +13,7 @@ from pinikit.reporting.changes import ArmSettings
 from pinikit.reporting.differences import differences_section
 from pinikit.reporting.headline import headline_sentence
 from pinikit.reporting.marks import marked
+from pinikit.reporting.other_data import other_data_section
 from pinikit.reporting.settings import grid_of, grid_section, series_section
 from pinikit.reporting.text import (
     count,
@@ -97,6 +98,7 @@ def report_text(result: StudyResult) -> str:
         "## Results",
         _result_table(summaries),
         *_titled(f"## Differences to `{study.baseline}`", differences_section(summaries)),
+        *_titled("## On other data", other_data_section(result)),
         *_titled("## Published numbers", published_section(result)),
         "## Noise and calibration",
         _noise_table(summaries),
@@ -147,7 +149,7 @@ def published_section(result: StudyResult) -> str:
     rows = [
         (
             f"`{item.arm}`",
-            item.expected.metric,
+            item.metric,
             number(item.expected.value),
             plus_minus(item.ours.mean, item.ours.interval),
             signed(item.difference),

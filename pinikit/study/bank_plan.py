@@ -70,22 +70,27 @@ def _requests(
     """What runs ask their banks for, each once: stages, pictures, views, and in how many threads."""
     seen = set()
     for run in runs:
-        bank, footprint = workshop.bank(run), footprints[run.arm]
-        threads = run.config["threads"] or THREADS
-        for split, items, numbers in _reads(run, footprint):
-            request = (id(bank), run.manifest.hash, split, footprint.reads, tuple(numbers), threads)
+        footprint, threads = footprints[run.arm], run.config["threads"] or THREADS
+        for bank, split, items, numbers in _reads(run, footprint, workshop):
+            request = (id(bank), *split, footprint.reads, tuple(numbers), threads)
             if request not in seen:
                 seen.add(request)
                 yield bank, footprint.reads, items, numbers, threads
 
 
-def _reads(run: Run, footprint: Footprint) -> Iterator[tuple[str, Sequence[Item], Sequence[int]]]:
-    """Splits that a run reads, with their pictures and views."""
+def _reads(
+    run: Run, footprint: Footprint, workshop: Workshop
+) -> Iterator[tuple[Bank, tuple[str, str], Sequence[Item], Sequence[int]]]:
+    """Splits that a run reads, with their pictures and views; of other data the test pictures."""
+    bank, key = workshop.bank(run), run.manifest.hash
     if footprint.epochs:
-        yield "train", run.manifest.train, view_numbers(run.config["data"]["views"], footprint.epochs)
+        numbers = view_numbers(run.config["data"]["views"], footprint.epochs)
+        yield bank, (key, "train"), run.manifest.train, numbers
     if run.manifest.val:
-        yield "val", run.manifest.val, (0,)
-    yield "test", run.manifest.test, (0,)
+        yield bank, (key, "val"), run.manifest.val, (0,)
+    yield bank, (key, "test"), run.manifest.test, (0,)
+    for label, other in run.others.items():
+        yield workshop.bank(run, label), ("", "other data"), other.items, (0,)
 
 
 def _merged(needs: Iterable[Need]) -> Iterable[Need]:

@@ -46,7 +46,7 @@ def check_runs(study: Study, runs: Sequence[Run], workshop: Workshop) -> Checked
     Raises:
         ConfigError, DataError, WeightsError: file, arm, key, what was found and what is allowed.
     """
-    look = _Look(workshop)
+    look = Look(workshop)
     footprints: dict[str, Footprint] = {}
     wrong = look.pictures(runs)
     dropped: dict[str, str] = {}
@@ -153,12 +153,14 @@ class _Structure:
         return len(self.errors) == 2 and self.errors[0] == self.errors[1]
 
 
-class _Look:
+class Look:
     """Looks at runs; what several share is looked at once."""
 
     def __init__(self, workshop: Workshop) -> None:
         self._workshop, self._checker = workshop, Checker(registry())
         self._structures: dict[Hashable, _Structure] = {}
+        self._elsewhere: dict[Hashable, str] = {}
+        """Why arms of a shape cannot be tested on other data; empty where they can."""
         self._sound: dict[int, Any] = {}
         """Parts of configurations whose components can be constructed, by their identity in memory."""
 
@@ -167,13 +169,15 @@ class _Look:
         wrong: dict[str, PinikitError] = {}
         seen = set()
         for run in runs:
-            key = (id(run.dataset), run.manifest.hash)
-            if key not in seen:
-                seen.add(key)
-                try:
-                    run.dataset.check(run.manifest.items)
-                except PinikitError as error:
-                    wrong.setdefault(run.arm, error)
+            parts = [((id(run.dataset), run.manifest.hash), run.dataset, run.manifest.items)]
+            parts += [((id(other), ""), other.dataset, other.items) for other in run.others.values()]
+            for key, dataset, items in parts:
+                if key not in seen:
+                    seen.add(key)
+                    try:
+                        dataset.check(items)
+                    except PinikitError as error:
+                        wrong.setdefault(run.arm, error)
         return wrong
 
     def footprint(self, run: Run, shape: Hashable) -> Footprint | PinikitError:
@@ -181,9 +185,37 @@ class _Look:
         known = self._structures.setdefault(shape, _Structure())
         try:
             self._construct(run.config["method"], slots_of(RunConfig)["method"], "run.method")
-            return self._known_footprint(run, known)
+            footprint = self._known_footprint(run, known)
+            for label in run.others:
+                self._check_other(run, label, shape)
+            return footprint
         except PinikitError as error:
             return error
+
+    def _check_other(self, run: Run, label: str, shape: Hashable) -> None:
+        """See that what the run learns can be used on other data.
+
+        Raises:
+            ConfigError: it cannot; says what of it, and which data.
+        """
+        key = (shape, label, id(run.others[label]))
+        if key not in self._elsewhere:
+            self._elsewhere[key] = self._objection(run, label)
+        if self._elsewhere[key]:
+            raise ConfigError(self._elsewhere[key])
+
+    def _objection(self, run: Run, label: str) -> str:
+        """Why what the run learns cannot be used on other data; empty where it can."""
+        from pinikit.study.run import method_of
+
+        other, backbone = run.others[label], self._workshop.backbone(run)
+        same = other.class_names == run.manifest.class_names
+        try:
+            prompts = self._workshop.prompts_of(run), self._workshop.prompts_of(run, label)
+            method_of(run).check_transfer(backbone, *prompts, same_classes=same)
+        except ConfigError as error:
+            return f"run.evaluate.other_data.{label}: data set {other.dataset.name!r}: {error}"
+        return ""
 
     def _construct(self, value: Mapping[str, Any], slot: Slot, where: str) -> None:
         """Construct the components of a configuration, so that each looks at its parameters.

@@ -33,6 +33,12 @@ class Verdict:
     """Mean over seeds with its 95 % t-interval, in the unit of the metric."""
 
     @property
+    def metric(self) -> str:
+        """What was measured: ``accuracy``, or ``accuracy on sketch`` for other data."""
+        label, metric = self.expected.other_data, self.expected.metric
+        return metric if label is None else f"{metric} on {label}"
+
+    @property
     def difference(self) -> float:
         """Ours minus published."""
         return self.ours.mean - self.expected.value
@@ -69,11 +75,13 @@ def verdicts(study: Study, results: Results) -> list[Verdict]:
     found = []
     for arm in study.arms:
         for expected in study.expect.get(arm, ()):
-            values = [_metric(result, expected.metric) for result in finished.get(arm, {}).values()]
+            values = [_metric(result, expected) for result in finished.get(arm, {}).values()]
             found.append(Verdict(arm, expected, len(values), estimate(values)))
     return found
 
 
-def _metric(result: StoredResult, metric: str) -> float:
+def _metric(result: StoredResult, expected: ExpectConfig) -> float:
     """With noise as the headline treats it."""
-    return float(result.metrics("test", headline_mode(result))[metric])
+    mode, label = headline_mode(result), expected.other_data
+    found = result.metrics("test", mode) if label is None else result.other_data[label]["test"][mode]
+    return float(found[expected.metric])

@@ -94,26 +94,31 @@ class Workshop:
         """What loading the run's backbone took, for the first run that asks; 0 for those that share it."""
         return self.load_seconds.pop(_backbone_key(run), 0.0)
 
-    def prompts_of(self, run: Run) -> Prompts:
-        """The run's tokenised prompts.
+    def prompts_of(self, run: Run, other: str | None = None) -> Prompts:
+        """The run's tokenised prompts, or those of the other data of this label.
 
         Raises:
             ConfigError: one does not fit the text tower.
         """
-        key = (_backbone_key(run), run.template, run.manifest.class_names)
+        words, where = (run.template, run.manifest.class_names), "run.prompt.template"
+        if other is not None:
+            words = (run.others[other].template, run.others[other].class_names)
+            where = f"run.evaluate.other_data.{other}"
+        key = (_backbone_key(run), *words)
         if key not in self.prompts:
             text = self.backbone(run).text
             try:
-                self.prompts[key] = text.tokenize(run.template, run.manifest.class_names)
+                self.prompts[key] = text.tokenize(*words)
             except ConfigError as error:
-                raise ConfigError(f"run.prompt.template: {run.template!r}: {error}") from error
+                raise ConfigError(f"{where}: {words[0]!r}: {error}") from error
         return self.prompts[key]
 
-    def bank(self, run: Run) -> Bank:
-        """The bank of the run's backbone, data set and precision."""
-        key = (_backbone_key(run), id(run.dataset))
+    def bank(self, run: Run, other: str | None = None) -> Bank:
+        """The bank of the run's backbone, precision and data set, or of the other data of this label."""
+        dataset = run.dataset if other is None else run.others[other].dataset
+        key = (_backbone_key(run), id(dataset))
         if key not in self.banks:
-            self.banks[key] = Bank(self.backbone(run), run.dataset, run.config["precision"], self.disk)
+            self.banks[key] = Bank(self.backbone(run), dataset, run.config["precision"], self.disk)
         return self.banks[key]
 
     def messages(self) -> list[str]:
@@ -345,20 +350,42 @@ def _evaluate_and_save(
     write_atomic(folder / "history.csv", _csv(fitted.context.history))
     metrics: dict[str, Any] = {"val": None}
     meter = Meter("evaluate", bank)
+    modes = run.config["evaluate"]["noise"]
+    headline = [] if "mean" in modes else [modes[0]]  # so that val can stand beside test
     with exact_convolutions():
         if fitted.task.val is not None:
-            metrics["val"] = _evaluate(run, predictor, fitted.task.val, ["mean"], steps)
+            metrics["val"] = _evaluate(run, predictor, fitted.task.val, ["mean", *headline], steps)
         test = Split(bank, run.manifest.test, steps.encoding)  # opened here for the first time
-        modes = run.config["evaluate"]["noise"]
         witness = Witness(modes)
         metrics["test"] = _evaluate(run, predictor, test, modes, steps, witness)
-    costs = {
-        **add_costs(fitted.used, meter.costs()),
-        "trainable_parameters": predictor.trainable_parameters,
-        **fitted.facts,
-    }
+    used = add_costs(fitted.used, meter.costs())
+    if run.others:
+        metrics["other_data"] = {}
+    for label in run.others:
+        found, spent = _evaluate_elsewhere(run, label, predictor, workshop, steps)
+        metrics["other_data"][label], used = found, add_costs(used, spent)
+    costs = {**used, "trainable_parameters": predictor.trainable_parameters, **fitted.facts}
     save_record(folder, run, predictor, witness, bank, workshop.prompts_of(run))
     return {"metrics": metrics, "costs": costs}
+
+
+def _evaluate_elsewhere(
+    run: Run, label: str, predictor: Predictor, workshop: Workshop, steps: Steps
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Metrics on the test pictures of other data than was trained on, and what they cost."""
+    other, bank, prompts = run.others[label], workshop.bank(run, label), workshop.prompts_of(run, label)
+    meter = Meter("other_data", bank)
+    with exact_convolutions():
+        moved = method_of(run).restore(bank.backbone, prompts, predictor.state())
+        split = Split(bank, other.items, steps.encoding)
+        found = _evaluate(run, moved, split, run.config["evaluate"]["noise"], steps)
+    facts = {
+        "data": other.dataset.name,
+        "classes": len(other.class_names),
+        "pictures": len(other.items),
+        "template": other.template,
+    }
+    return {**facts, "test": found}, meter.costs()
 
 
 def _evaluate(

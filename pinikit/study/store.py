@@ -62,6 +62,12 @@ class StoredResult:
         return found
 
     @property
+    def other_data(self) -> Mapping[str, Mapping[str, Any]]:
+        """Other data that the run was tested on, by label: facts, and under ``test`` metrics by mode."""
+        found: Mapping[str, Mapping[str, Any]] = self.content["metrics"].get("other_data", {})
+        return found
+
+    @property
     def costs(self) -> Mapping[str, Any]:
         """Seconds, memory, trainable parameters, rates."""
         found: Mapping[str, Any] = self.content["costs"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,21 +21,21 @@ from pinikit.config.schema import DataExtras, ExpectConfig
 from pinikit.data.catalogue import DataSet
 from pinikit.data.files import canonical_json
 from pinikit.data.manifest import SplitManifest, load_manifest, make_manifest
-from pinikit.errors import ConfigError, PinikitError, nearest
+from pinikit.errors import ConfigError, PinikitError, listing, nearest
 from pinikit.plugin import registry
 from pinikit.study.arm import Arm as Arm
 from pinikit.study.collecting import collecting_later
 from pinikit.study.designs import BASELINES, expand
+from pinikit.study.other_data import OtherData, OtherDataSets
 from pinikit.study.patterns import few, match_arms, meant, no_such_arm
+from pinikit.study.template import PINI_CONTEXT as PINI_CONTEXT
+from pinikit.study.template import resolve_template
 
 LONGEST_NAME = 100
 """Letters of a study's name, which is a folder."""
 
 MOST_NOTES = 3
 """Groups of equal arms that notes name."""
-
-PINI_CONTEXT = "x " * 16
-"""The sixteen context words that PiNI puts in front of the template."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Run:
     manifest: SplitManifest = field(repr=False)
     dataset: DataSet = field(repr=False)
     identity: Mapping[str, Any] = field(repr=False)
+    others: Mapping[str, OtherData] = field(default_factory=dict, repr=False)
+    """Data that it is tested on besides, by label; unknown in a study that is read back from the store."""
 
     @property
     def backbone(self) -> BackboneSpec:
@@ -152,11 +154,13 @@ def resolve_study(
     path = find_study(source)
     checker = Checker(registry())
     file = load_study(path, overrides, checker)
-    _check_study(file)
+    if file.config.search:
+        raise ConfigError(f"{path}: search: is for 'pinikit tune {source}'; a study that is run has none")
+    check_study(file)
     derived = expand(file, checker)
     expect = _expectations(file, derived)
     chosen = _pick(derived, arms)
-    resolver = _Resolver(checker)
+    resolver = Resolver(checker)
     runs: list[Run] = []
     for arm in chosen.values():
         try:
@@ -181,7 +185,12 @@ def resolve_study(
     )
 
 
-def _check_study(file: StudyFile) -> None:
+def check_study(file: StudyFile) -> None:
+    """Look at a study's name, the names of its arms and its seeds.
+
+    Raises:
+        ConfigError: one of them is not allowed.
+    """
     config, path = file.config, file.path
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name) or len(config.name) > LONGEST_NAME:
         raise ConfigError(
@@ -220,8 +229,22 @@ def _expectations(file: StudyFile, arms: Mapping[str, Arm]) -> dict[str, tuple[E
         if not names:
             raise no_such_arm(arms, pattern, str(file.where / "expect"))
         for name in names:
+            _check_labels(arms[name], numbers, str(file.where / "expect" / pattern))
             found[name] = (*found.get(name, ()), *numbers)
     return {name: found[name] for name in arms if name in found}
+
+
+def _check_labels(arm: Arm, numbers: Sequence[ExpectConfig], where: str) -> None:
+    """Refuse a number that was published for data that the arm is not tested on."""
+    labels = arm.config["evaluate"]["other_data"]
+    for number in numbers:
+        label = number.other_data
+        if label is not None and label not in labels:
+            allowed = listing(labels) if labels else "none, as evaluate.other_data is empty"
+            raise ConfigError(
+                f"{where}.other_data: arm {arm.name!r}: found {shown(label)}{nearest(label, labels)}; "
+                f"allowed: {allowed}"
+            )
 
 
 @dataclass(frozen=True)
@@ -232,12 +255,18 @@ class _Known:
     template: str
     weights: str
     components: Mapping[str, list[Any]]
+    others: Mapping[str, OtherData]
 
 
-class _Resolver:
-    """Resolves runs; what several runs share is found out once."""
+class Resolver:
+    """Resolves the runs of arms; what several runs share is found out once."""
 
-    def __init__(self, checker: Checker) -> None:
+    def __init__(
+        self,
+        checker: Checker,
+        prepare: Callable[[SplitManifest, DataSet], SplitManifest] = lambda manifest, dataset: manifest,
+    ) -> None:
+        self._prepare = prepare  # makes of a task's split manifest the one that its runs have
         self._components = ComponentVersions(checker)
         self._datasets: dict[str, DataSet] = {}
         self._by_data: dict[int, tuple[DataSet, Mapping[str, Any]]] = {}
@@ -245,6 +274,7 @@ class _Resolver:
         self._manifests: dict[tuple[DataSet, Any], SplitManifest] = {}
         self._contents: dict[tuple[DataSet, str], str] = {}
         self._weights: dict[BackboneSpec, str] = {}
+        self._others = OtherDataSets()
 
     def runs(self, arm: Arm, seeds: Sequence[int]) -> list[Run]:
         """An arm with each seed."""
@@ -258,6 +288,7 @@ class _Resolver:
             resolve_template(given["prompt"]["template"], dataset),
             self._weights_hash(BackboneSpec(**given["backbone"])),
             self._components.of(given),
+            self._others.of(given),
         )
         return [self._run(arm.name, config, known, seed) for seed in seeds]
 
@@ -275,8 +306,10 @@ class _Resolver:
             manifest=manifest.hash,
             content=self._content(dataset, manifest),
             without={"shots", "split_seed", "manifest", *dataset.path_parameters},
+            other_data={label: other.identity for label, other in known.others.items()},
         )
-        return Run(run_id(identity), arm, seed, config, known.template, manifest, dataset, identity)
+        key, others = run_id(identity), known.others
+        return Run(key, arm, seed, config, known.template, manifest, dataset, identity, others)
 
     def _weights_hash(self, backbone: BackboneSpec) -> str:
         if backbone not in self._weights:
@@ -297,7 +330,8 @@ class _Resolver:
         file, sampling = data["manifest"], (data["shots"], data["split_seed"])
         key = (dataset, file or sampling)
         if key not in self._manifests:
-            self._manifests[key] = load_manifest(file, dataset) if file else make_manifest(dataset, *sampling)
+            manifest = load_manifest(file, dataset) if file else make_manifest(dataset, *sampling)
+            self._manifests[key] = self._prepare(manifest, dataset)
         return self._manifests[key]
 
     def _content(self, dataset: DataSet, manifest: SplitManifest) -> str:
@@ -305,22 +339,3 @@ class _Resolver:
         if key not in self._contents:
             self._contents[key] = dataset.content(manifest.items)
         return self._contents[key]
-
-
-def resolve_template(template: str, dataset: DataSet) -> str:
-    """``plain``, ``pini`` or a text with one ``{}``, as text.
-
-    Raises:
-        ConfigError: another word.
-    """
-    if template == "plain":
-        return dataset.plain_template
-    if template == "pini":
-        return f"{PINI_CONTEXT}{dataset.pini_words} {{}}."
-    if template.count("{}") != 1:
-        hint = nearest(template, ["plain", "pini"])
-        raise ConfigError(
-            f"run.prompt.template: found {template!r}{hint}; allowed: plain, pini, or a text with one {{}} "
-            "for the class name"
-        )
-    return template

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import torch
 
+    from pinikit.components.contracts import Predictor
+
 
 class Progress(Protocol):
     """Told after each epoch how far the run is, with values worth showing (``loss``, ``accuracy``)."""
@@ -19,6 +21,13 @@ class Progress(Protocol):
 
 def _silent(epoch: int, epochs: int, **values: float) -> None:
     """No progress is shown."""
+
+
+class Watch(Protocol):
+    """Shown after each epoch what has been learned so far, as a predictor that is not to be kept."""
+
+    def __call__(self, epoch: int, predictor: Predictor) -> None:
+        """Called after each epoch; ``epoch`` counts from 1."""
 
 
 class Checkpoints:
@@ -61,6 +70,8 @@ class RunContext:
     """Training pictures seen, all epochs together; for the rate in the cost columns."""
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     """Where training may keep how far it is."""
+    watch: Watch | None = None
+    """Who looks at the run while it is trained (the tuner); must not change what comes out."""
 
     def state(self) -> dict[str, Any]:
         """What was reported so far, to be kept with a checkpoint."""

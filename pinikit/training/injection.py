@@ -48,7 +48,7 @@ class Injection(nn.Module):
         """The context that the injector reads; nothing where the noise has no parameters to inject."""
         return self.injector.requires if self.noise.parameters else frozenset()
 
-    def build(self, around: Surroundings, seed: int) -> None:
+    def build(self, around: Surroundings, seed: int | None) -> None:
         """Create the injector's parameters, if the noise has any."""
         if self.noise.parameters:
             self.injector.build(self.noise, around, Initialiser(seed, self.label))

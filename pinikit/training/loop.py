@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import Tensor
 
-from pinikit.components.contracts import Loss
+from pinikit.components.contracts import Loss, Predictor
 from pinikit.config.schema import OptimConfig
 from pinikit.errors import ConfigError, PinikitError, nearest
 from pinikit.seeding import generator
@@ -84,6 +84,8 @@ class Trainee:
     optim: OptimConfig
     task: Task
     run: RunContext
+    predictor: Callable[[NoisyModel], Predictor] | None = None
+    """What ``run.watch`` is shown of the model; without it, nothing."""
 
 
 def train(trainees: Sequence[Trainee], samples: int = 1) -> list[TrainingError | None]:
@@ -106,6 +108,7 @@ def train(trainees: Sequence[Trainee], samples: int = 1) -> list[TrainingError |
             step(learners, batches)
         for learner in learners:
             learner.finish(epoch)
+            learner.show(epoch)
         if all(learner.failure for learner in learners):
             break
         checkpoints.offer(epoch + 1, epochs, partial(_state, learners, epoch + 1))
@@ -207,6 +210,13 @@ class Learner:
             self._record(epoch, loss, 100 * accuracy, dict(zip(self._ratios, sizes, strict=True)))
         self._totals.zero_()
         self._rows = 0
+
+    def show(self, epoch: int) -> None:
+        """Show the arm as it is after an epoch to whoever wants to see it, unless it has failed."""
+        watch, predictor = self._trainee.run.watch, self._trainee.predictor
+        if watch is not None and predictor is not None and self.failure is None:
+            watch(epoch + 1, predictor(self.model))
+            self.model.train()  # which a predictor is not
 
     def state(self) -> dict[str, Any]:
         """All that the arm needs to go on after an epoch; which pictures follow is in the epoch's number."""

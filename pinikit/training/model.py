@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -55,8 +55,9 @@ class NoisyModel(nn.Module):
     """Frozen backbone, prompts and injections. Only the injections' parameters belong to the module."""
 
     def __init__(
-        self, backbone: Backbone, prompts: Prompts, injections: Sequence[Injection], seed: int
+        self, backbone: Backbone, prompts: Prompts, injections: Sequence[Injection], seed: int | None
     ) -> None:
+        """Build the injectors; without a seed their parameters have no values, but shapes."""
         super().__init__()
         self.backbone, self.prompts = backbone, prompts
         _check_labels(injection.label for injection in injections)
@@ -159,8 +160,11 @@ class NoisyModel(nn.Module):
             )
         return Surroundings(injection.site.side, injection.site.event, len(self.prompts.texts), context)
 
-    def check_reach(self) -> None:
+    def check_reach(self, labels: Collection[str] | None = None) -> None:
         """Refuse image sites whose noise cannot reach the image feature (a class-token tower's last block).
+
+        Args:
+            labels: of the injections that are looked at; None for all.
 
         Raises:
             ConfigError: names the injection.
@@ -168,7 +172,7 @@ class NoisyModel(nn.Module):
         shape = self.backbone.image.stages["pixels"].shape
         stream = generator(0, "check_reach")
         pixels = torch.randn(1, *shape, generator=stream).to(self._embedding.prefix)
-        for injection in self._image:
+        for injection in (item for item in self._image if labels is None or item.label in labels):
             site = injection.site
             assert isinstance(site, ImageSite)
             probe = torch.zeros(

@@ -60,7 +60,8 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["list"], ["show", "method", "pini"], ["status"], ["runs", "ls"]]
+    "words",
+    [["--help"], ["list"], ["show", "method", "pini"], ["status"], ["runs", "ls"], ["tune", "--help"]],
 )
 def test_start_is_light(words: list[str]) -> None:
     code = (

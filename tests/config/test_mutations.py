@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ from pinikit.data.manifest import SplitManifest, make_manifest
 from pinikit.errors import PinikitError
 from pinikit.study import study as module
 from pinikit.study.study import Study, resolve_study
+from pinikit.tuning.study import TuneStudy, resolve_tune
+
+Resolve = Callable[[Path], Study | TuneStudy]
+"""What reads a study file."""
 
 STUDIES = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in shipped_studies().items()}
 
@@ -116,9 +120,13 @@ def dumped(content: Any, **options: Any) -> str:
         return str(yaml.dump(content, sort_keys=False, **options))
 
 
-def mutated(chance: random.Random) -> Any:
-    """A study that is wrong in one to three ways."""
+def mutated(chance: random.Random) -> tuple[Any, Resolve]:
+    """A study that is wrong in one to three ways, and what reads it."""
     content = copy.deepcopy(STUDIES[chance.choice(sorted(STUDIES))])
+    if "search" in content:
+        for _ in range(chance.randint(1, 3)):
+            mutate(content, chance)
+        return content, resolve_tune
     content["design"]["arms"] = dict(list(content["design"].get("arms", {}).items())[:3])  # to be quick
     if chance.random() < 0.5:
         content["design"] = yaml.safe_load(DESIGNS[chance.choice(sorted(DESIGNS))])
@@ -126,7 +134,7 @@ def mutated(chance: random.Random) -> Any:
     content["seeds"] = [1]
     for _ in range(chance.randint(1, 3)):
         mutate(content, chance)
-    return content
+    return content, resolve_study
 
 
 def damaged(text: str, chance: random.Random) -> str:
@@ -139,15 +147,15 @@ def damaged(text: str, chance: random.Random) -> str:
     )
 
 
-def resolve(content: Any, path: Path, chance: random.Random) -> Study:
+def resolve(content: Any, path: Path, chance: random.Random, read: Resolve) -> Study | TuneStudy:
     """One in four from a file; the others as if the file had been read, which takes the most time."""
     if chance.random() < 0.25:
         text = damaged(dumped(content, allow_unicode=chance.random() < 0.5), chance)
         path.write_text(text, encoding="utf-8", errors="surrogatepass")
-        return resolve_study(path)
+        return read(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "read_yaml", lambda file: content if file == path else read_yaml(file))
-        return resolve_study(path)
+        return read(path)
 
 
 @settings(max_examples=200, deadline=None, database=None)
@@ -167,11 +175,11 @@ def test_many_mutated_studies(tmp_path_factory: pytest.TempPathFactory, seed: in
 
 def check_mutation(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     chance = random.Random(seed)
-    content = mutated(chance)
+    content, read = mutated(chance)
     path = tmp_path_factory.getbasetemp() / "mutated.yaml"
     path.touch()
     try:
-        study = resolve(content, path, chance)
+        study = resolve(content, path, chance, read)
     except PinikitError as error:
         message = str(error)
         assert message.strip()
@@ -179,5 +187,8 @@ def check_mutation(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
         assert len(message) < 20_000, message
         message.encode()  # can be printed
     else:
+        if isinstance(study, TuneStudy):
+            assert study.base["method"]["name"]
+            return
         assert study.arms
         assert {run.arm for run in study.runs} == set(study.arms)

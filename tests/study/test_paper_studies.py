@@ -11,7 +11,10 @@ from pinikit.study.designs import expand
 from pinikit.study.study import _expectations
 
 
-@pytest.mark.parametrize(("name", "count"), [("paper/pini", 2 * 5 * 3), ("paper/zero_shot", 2 * 2)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("paper/pini", 11 * 5 * 3), ("paper/zero_shot", 2 * 11), ("paper/domain_generalisation", 3)],
+)
 def test_arms_and_published_numbers(name: str, count: int) -> None:
     checker = Checker(registry())
     file = load_study(find_study(name), [], checker)
@@ -38,3 +41,19 @@ def test_released_recipe() -> None:
         "image": "mu_only",
     }
     assert without["injections"]["image"]["injector"] == config["method"]["injections"]["image"]["injector"]
+
+
+def test_domain_generalisation_has_the_released_recipe() -> None:
+    checker = Checker(registry())
+    pini, general = (
+        expand(load_study(find_study(f"paper/{name}"), [], checker), checker)
+        for name in ("pini", "domain_generalisation")
+    )
+    for series in ("zero_shot", "pini", "pini_mu_only"):
+        here, there = general[series].config, pini[f"{series}, data=imagenet, shots=16"].config
+        on = {label: spec["name"] for label, spec in here["evaluate"]["other_data"].items()}
+        assert on == {"v2": "imagenetv2", "sketch": "imagenet_sketch", "a": "imagenet_a", "r": "imagenet_r"}
+        assert here == {
+            **there,
+            "evaluate": {**there["evaluate"], "other_data": here["evaluate"]["other_data"]},
+        }

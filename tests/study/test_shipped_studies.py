@@ -11,9 +11,11 @@ from pinikit.config.loading import shipped_studies
 from pinikit.study.checks import check_runs
 from pinikit.study.run import Workshop
 from pinikit.study.study import resolve_study
+from pinikit.tuning.study import resolve_tune
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = [name for name in shipped_studies() if "/" not in name]
+SEARCHES = {"tune"}
+SHIPPED = [name for name in shipped_studies() if "/" not in name and name not in SEARCHES]
 ISSUE = {
     "injection_sites",
     "noise_distributions",
@@ -30,7 +32,20 @@ ISSUE = {
 def test_all_are_there_and_in_the_readme() -> None:
     assert set(SHIPPED) >= ISSUE
     named = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(SHIPPED) <= set(named)
+    assert {*SHIPPED, *SEARCHES} <= set(named)
+    assert set(shipped_studies()) >= SEARCHES
+
+
+@pytest.mark.parametrize("name", sorted(SEARCHES))
+def test_every_search_begins_with_pini(name: str) -> None:
+    """On the default backbone and data, with the method's own injections."""
+    study = resolve_tune(name, ["run.device=cpu"])
+    recipe = resolve_study("leave_one_out").arms["full"].config["method"]
+    assert study.name == name
+    assert study.question.endswith("?")
+    assert study.base["method"]["injections"] == recipe["injections"]
+    assert (study.base["backbone"]["name"], study.base["data"]["name"]) == ("glyph", "digits")
+    assert not set(study.seeds) & set(study.tune.fresh_seeds)
 
 
 @pytest.fixture(scope="module")

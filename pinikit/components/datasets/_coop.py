@@ -20,59 +20,77 @@ ROOT = "PINIKIT_DATA"
 """Environment variable: the root where ``run.data.root`` is not given."""
 
 
-class CoOpDataSet(PictureFiles):
-    """A data set in CoOp's layout; a subclass gives the three names below and the templates.
+class CoOpFolder(PictureFiles):
+    """A data set in its folder of CoOp's layout; a subclass gives the three names below and the templates.
 
     Args:
-        root: the folder that contains :attr:`folder`, or that folder itself; ``PINIKIT_DATA`` unless given.
+        root: the folder that contains :attr:`folder`, or that folder; ``PINIKIT_DATA`` unless given.
     """
 
     path_parameters = ("root",)
     folder: ClassVar[str]
     """The data set's folder below the root, e.g. ``caltech-101``."""
     split_file: ClassVar[str]
-    """The split file in it, e.g. ``split_zhou_Caltech101.json``."""
+    """The file in it that names classes or pictures, e.g. ``split_zhou_Caltech101.json``."""
     pictures: ClassVar[str]
-    """The folder in it that the split file's paths start from, e.g. ``101_ObjectCategories``."""
+    """The folder in it that paths start from, e.g. ``101_ObjectCategories``; ``.`` for the folder itself."""
 
     def __init__(self, root: str | None = None) -> None:
         self.root = root
 
-    def read(self) -> Catalogue:
-        """Class names and splits from the split file, in its order."""
-        path = self._folder() / self.split_file
-        if not path.is_file():
-            raise DataError(
-                f"Data set {self.name!r}: the split file {path} is missing. "
-                f"Put CoOp's {self.split_file} there (DATASETS.md of github.com/KaiyangZhou/CoOp links it)."
-            )
-        return read_split_file(path, self.name)
-
     def picture_folder(self) -> Path:
         """The folder of the pictures; see :meth:`PictureFiles.picture_folder`."""
-        folder = self._folder() / self.pictures
+        folder = self.home() / self.pictures
         if not folder.is_dir():
             raise DataError(
                 f"Data set {self.name!r}: the folder {folder} is missing. Put the data set's pictures there."
             )
         return folder
 
-    def _folder(self) -> Path:
-        layout = (
-            f"{self.folder}/ with {self.split_file} and {self.pictures}/ in it (or {self.folder}/ itself)"
-        )
+    def file(self, name: str) -> Path:
+        """A file of the data set's folder.
+
+        Raises:
+            ConfigError, DataError: the folder or the file is missing; says what to put where.
+        """
+        path = self.home() / name
+        if not path.is_file():
+            what = "split file" if name.startswith("split_zhou") else "file"
+            raise DataError(
+                f"Data set {self.name!r}: the {what} {path} is missing. "
+                f"Put CoOp's {name} there (DATASETS.md of github.com/KaiyangZhou/CoOp links it)."
+            )
+        return path
+
+    def home(self) -> Path:
+        """The data set's folder.
+
+        Raises:
+            ConfigError, DataError: it is not given, or is no such folder; says what it must hold.
+        """
+        inside = self.pictures != "."
+        content = f"{self.split_file} and {self.pictures}/" if inside else self.split_file
+        layout = f"{self.folder}/ with {content} in it (or {self.folder}/ itself)"
         root = self.root_folder(layout, os.environ.get(ROOT))
         if (root / self.split_file).is_file():
             return root
         if (root / self.folder).is_dir():
             return root / self.folder
         # The folder itself, with its split file still missing: the reader says so.
-        if root.resolve().name == self.folder or (root / self.pictures).is_dir():
+        if root.resolve().name == self.folder or (inside and (root / self.pictures).is_dir()):
             return root
         raise DataError(
             f"Data set {self.name!r}: run.data.root is {root}, which has no {self.folder}/. "
             f"It must hold {layout}."
         )
+
+
+class CoOpDataSet(CoOpFolder):
+    """A data set whose splits are one of CoOp's ``split_zhou_*.json``."""
+
+    def read(self) -> Catalogue:
+        """Class names and splits from the split file, in its order."""
+        return read_split_file(self.file(self.split_file), self.name)
 
 
 def read_split_file(path: Path, dataset: str) -> Catalogue:

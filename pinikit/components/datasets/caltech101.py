@@ -9,7 +9,7 @@ class Caltech101(CoOpDataSet):
     """100 object classes in CoOp's split (Fei-Fei, Fergus & Perona, CVPR Workshop 2004).
 
     Args:
-        root: the folder that contains ``caltech-101/``, or that folder itself; ``PINIKIT_DATA`` unless given.
+        root: the folder that contains ``caltech-101/``, or that folder; ``PINIKIT_DATA`` unless given.
     """
 
     name = "caltech101"

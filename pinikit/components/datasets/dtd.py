@@ -9,7 +9,7 @@ class DescribableTextures(CoOpDataSet):
     """Describable textures, 47 adjectives, in CoOp's split (Cimpoi et al., CVPR 2014).
 
     Args:
-        root: the folder that contains ``dtd/``, or that folder itself; ``PINIKIT_DATA`` unless given.
+        root: the folder that contains ``dtd/``, or that folder; ``PINIKIT_DATA`` unless given.
     """
 
     name = "dtd"

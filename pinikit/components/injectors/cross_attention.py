@@ -29,9 +29,9 @@ class CrossAttention(Injector):
     def __init__(
         self,
         reduction: Annotated[int, CategoricalDistribution([1, 2, 4, 8])] = 1,
-        scaled: bool = False,
+        scaled: Annotated[bool, CategoricalDistribution([False, True])] = False,
         detach_keys: bool = False,
-        zero_init_heads: bool = False,
+        zero_init_heads: Annotated[bool, CategoricalDistribution([False, True])] = False,
     ) -> None:
         super().__init__()
         if reduction < 1:

@@ -29,7 +29,7 @@ class Mlp(Injector):
         self,
         hidden: Annotated[int, CategoricalDistribution([64, 128, 256, 512])] = 256,
         context: Literal["here", "image_feature"] = "here",
-        zero_init_heads: bool = False,
+        zero_init_heads: Annotated[bool, CategoricalDistribution([False, True])] = False,
     ) -> None:
         super().__init__()
         if hidden < 1:

@@ -32,7 +32,7 @@ class Transformer(Injector):
         width: Annotated[int, CategoricalDistribution([32, 64, 128, 256])] = 64,
         layers: Annotated[int, CategoricalDistribution([1, 2, 3])] = 1,
         heads: Annotated[int, CategoricalDistribution([1, 2, 4])] = 4,
-        zero_init_heads: bool = False,
+        zero_init_heads: Annotated[bool, CategoricalDistribution([False, True])] = False,
     ) -> None:
         super().__init__()
         if layers < 1:

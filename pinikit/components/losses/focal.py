@@ -55,7 +55,7 @@ class SigmoidFocal(Loss):
         alpha: float | None = 0.25,
         gamma: Annotated[float, FloatDistribution(1.0, 5.0)] = 2.0,
         scale: Annotated[float, FloatDistribution(1.0, 100.0, log=True)] = 10.0,
-        bias: float = -10.0,
+        bias: Annotated[float, FloatDistribution(-20.0, 0.0)] = -10.0,
     ) -> None:
         if alpha is not None and not 0 <= alpha <= 1:
             raise ValueError(f"alpha: found {alpha}; allowed: 0 to 1, or null")

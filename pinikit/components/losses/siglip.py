@@ -31,7 +31,7 @@ class Siglip(Loss):
     def __init__(
         self,
         scale: Annotated[float, FloatDistribution(1.0, 100.0, log=True)] = 10.0,
-        bias: float = -10.0,
+        bias: Annotated[float, FloatDistribution(-20.0, 0.0)] = -10.0,
     ) -> None:
         check_above_zero(scale=scale)
         self._scale, self._bias = scale, bias

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated
+from weakref import WeakKeyDictionary
 
 import torch
+from optuna.distributions import CategoricalDistribution
 from torch import Tensor
 
 from pinikit.backbones.base import Backbone, Prompts
@@ -20,6 +24,7 @@ from pinikit.components.contracts import (
 )
 from pinikit.config.build import completed, create
 from pinikit.config.schema import InjectionConfig, LossConfig, OptimConfig
+from pinikit.data.files import canonical_json
 from pinikit.errors import ConfigError, PinikitError, WeightsError, listing
 from pinikit.training.context import RunContext
 from pinikit.training.draws import RandomDraw
@@ -44,6 +49,9 @@ PINI = {
 }
 """The published method's two injections."""
 
+_REACHING: WeakKeyDictionary[torch.nn.Module, set[str]] = WeakKeyDictionary()
+"""Sites, as configured, whose noise reaches the features, by a backbone's model."""
+
 CLASSIFY = {"classify": "cross_entropy"}
 """The published method's loss."""
 
@@ -65,7 +73,7 @@ class Pini(Method):
         injections: dict[str, InjectionConfig] = PINI,  # type: ignore[assignment]  # in YAML's shorthand
         losses: dict[str, LossConfig] = CLASSIFY,  # type: ignore[assignment]
         optim: OptimConfig = {},  # type: ignore[assignment]  # noqa: B006
-        samples: int = 1,
+        samples: Annotated[int, CategoricalDistribution([1, 2, 4])] = 1,
     ) -> None:
         if samples < 1:
             raise ValueError(f"samples: found {samples}; allowed: 1 or more")
@@ -74,11 +82,11 @@ class Pini(Method):
         self._optim, self._samples = completed(optim, OptimConfig, "optim"), samples
 
     def footprint(self, backbone: Backbone, prompts: Prompts) -> Footprint:
-        """Builds the whole model once, untrained."""
+        """Builds the whole model once, without initial values."""
         check_optimiser(self._optim)
         self._make_losses()
-        model = self._make_model(backbone, prompts, seed=0)
-        model.check_reach()
+        model = self._make_model(backbone, prompts, seed=None)
+        self._check_reach(model)
         shares = {i.share for i in self._injections.values()}
         if self._samples > 1 and "image" not in shares:
             raise ConfigError(
@@ -96,6 +104,13 @@ class Pini(Method):
             self._optim.epochs if _count(model) else 0,
         )
 
+    def _check_reach(self, model: NoisyModel) -> None:
+        """Refuse sites from which noise does not get through; each is tried once on a backbone."""
+        known = _REACHING.setdefault(model.backbone.model, set())
+        sites = {label: canonical_json(config.site) for label, config in self._injections.items()}
+        model.check_reach([label for label, site in sites.items() if site not in known])
+        known.update(sites.values())
+
     def _check_pairs(self, model: NoisyModel) -> None:
         """Noise in pairs of rows needs both of a pair to be samples of one picture."""
         for item in model.injections.values():
@@ -107,6 +122,37 @@ class Pini(Method):
                     f"picture; found share: {item.share}, samples: {self._samples}; "
                     "allowed: share: image with an even number of samples"
                 )
+
+    def check_transfer(
+        self, backbone: Backbone, prompts: Prompts, other: Prompts, *, same_classes: bool
+    ) -> None:
+        """Refuse what an injection learns for each class of its own, or for tokens that there are no more."""
+        if other is prompts:
+            return
+        learned, needed = self._shapes(backbone, prompts), self._shapes(backbone, other)
+        with_one_more = learned if same_classes else self._shapes(backbone, _with_one_class_more(prompts))
+        for (label, name), shape in learned.items():
+            if with_one_more[label, name] != shape:
+                raise ConfigError(
+                    f"run.method.injections.{label} learns something for each class of its own, and the "
+                    "classes are others; allowed: data with the same classes, or another injector"
+                )
+            if needed[label, name] != shape:
+                raise ConfigError(
+                    f"run.method.injections.{label} learns {name.removeprefix('injector.')} of shape {shape} "
+                    f"with {prompts.texts[0]!r}, and would learn {needed[label, name]} with "
+                    f"{other.texts[0]!r}; allowed: prompts with as many tokens there, such as one text for "
+                    "all data as run.prompt.template"
+                )
+
+    def _shapes(self, backbone: Backbone, prompts: Prompts) -> dict[tuple[str, str], tuple[int, ...]]:
+        """Shapes of what is learned with these prompts, by injection and name."""
+        injections = self._make_model(backbone, prompts, seed=0).injections
+        return {
+            (label, name): tuple(value.shape)
+            for label, injection in injections.items()
+            for name, value in injection.state_dict().items()
+        }
 
     def fit(self, task: Task, run: RunContext) -> Predictor:
         """Train the injections with the configured optimiser; no selection on validation data."""
@@ -128,6 +174,7 @@ class Pini(Method):
                 method._optim,
                 task,
                 run,
+                _PiniPredictor,
             )
             for method, task, run in zip(members, tasks, runs, strict=True)
         ]
@@ -166,7 +213,7 @@ class Pini(Method):
             raise WeightsError(f"the checkpoint does not fit its configuration: {error}") from error
         return _PiniPredictor(model)
 
-    def _make_model(self, backbone: Backbone, prompts: Prompts, seed: int) -> NoisyModel:
+    def _make_model(self, backbone: Backbone, prompts: Prompts, seed: int | None) -> NoisyModel:
         injections = [
             make_injection(label, config, backbone, prompts) for label, config in self._injections.items()
         ]
@@ -185,6 +232,17 @@ class Pini(Method):
                 )
             losses.append(WeightedLoss(loss, config.loss["weight"]))
         return losses
+
+
+def _with_one_class_more(prompts: Prompts) -> Prompts:
+    """The same prompts and the first of them once more, so that nothing but the number of classes differs."""
+    return replace(
+        prompts,
+        texts=(*prompts.texts, prompts.texts[0]),
+        tokens=torch.cat([prompts.tokens, prompts.tokens[:1]]),
+        classname_lengths=(*prompts.classname_lengths, prompts.classname_lengths[0]),
+        lengths=(*prompts.lengths, prompts.lengths[0]),
+    )
 
 
 def make_injection(label: str, config: InjectionConfig, backbone: Backbone, prompts: Prompts) -> Injection:

@@ -31,6 +31,11 @@ class ZeroShot(Method):
         """Nothing changes, nothing is trained."""
         return Footprint("image_feature", "nothing trained", 0)
 
+    def check_transfer(
+        self, backbone: Backbone, prompts: Prompts, other: Prompts, *, same_classes: bool
+    ) -> None:
+        """Any classes will do."""
+
     def fit(self, task: Task, run: RunContext) -> Predictor:
         """Encode the class names."""
         return _ZeroShotPredictor(task.backbone, task.prompts)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import Tensor
 
 from pinikit.components.contracts import Event, Noise, Shape
@@ -46,7 +46,9 @@ class BernoulliMask(Noise):
     def __init__(
         self,
         p: Annotated[float, FloatDistribution(0.01, 0.7)] = 0.1,
-        over: Literal["element", "position"] = "element",
+        over: Annotated[
+            Literal["element", "position"], CategoricalDistribution(["element", "position"])
+        ] = "element",
     ) -> None:
         if not 0 <= p < 1:
             raise ValueError(f"p: found {p}; allowed: 0 to below 1")
@@ -87,7 +89,9 @@ class GumbelGate(Noise):
     def __init__(
         self,
         keep: Annotated[float, FloatDistribution(0.5, 0.99)] = 0.9,
-        over: Literal["element", "position"] = "element",
+        over: Annotated[
+            Literal["element", "position"], CategoricalDistribution(["element", "position"])
+        ] = "element",
     ) -> None:
         if not 0 < keep < 1:
             raise ValueError(f"keep: found {keep}; allowed: between 0 and 1")

@@ -18,7 +18,7 @@ from pinikit.reporting.html.noise import noise
 from pinikit.reporting.html.provenance import failures, provenance
 from pinikit.reporting.html.remarks import headline, remarks
 from pinikit.reporting.html.section import Cell, Heading, Section, capped, environment, join, rich, table
-from pinikit.reporting.html.translated import differences, published, settings
+from pinikit.reporting.html.translated import differences, other_data, published, settings
 from pinikit.reporting.text import plural, plus_minus
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     accuracy,
     differences,
     settings,
+    other_data,
     published,
     costs,
     learning_curves,
@@ -68,8 +69,8 @@ def html_page(results: Sequence[StudyResult], digest: str = "") -> str:
         studies=studies,
         several=several,
         links=links,
-        style=Markup(_asset("style.css")),
-        script=Markup(_asset("script.js")),
+        style=Markup(asset("style.css")),
+        script=Markup(asset("script.js")),
     )
     return text
 
@@ -115,5 +116,6 @@ def _accuracy(material: Material, arm: str) -> Cell:
     return Cell(plus_minus(row.accuracy, row.accuracy_interval), row.accuracy, strong=best)
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file beside the templates: the pages' style or script."""
     return resources.files("pinikit.reporting.html").joinpath("templates", name).read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ from pinikit.reporting.html.material import Material
 from pinikit.reporting.html.section import Cell, Heading, Section, figure, join, lines_of, paragraph, table
 from pinikit.reporting.html.svg import adopted
 from pinikit.reporting.markdown import published_section
+from pinikit.reporting.other_data import other_data_section
 from pinikit.reporting.rank_figure import WIDTH, rank_figure
 from pinikit.reporting.settings import grid_of, grid_section, series_section
 from pinikit.study.statistics import ranking, series_summaries
@@ -29,6 +30,14 @@ def differences(material: Material) -> Section | None:
         return None
     title = f"Differences to {material.study.baseline}"
     return Section("differences", title, from_markdown(text, "Paired differences in points"))
+
+
+def other_data(material: Material) -> Section | None:
+    """Arms on data that they were not trained on."""
+    text = other_data_section(material.result, {row.arm for row in material.leading(TABLE_ROWS)})
+    if not text:
+        return None
+    return Section("other-data", "On other data", from_markdown(text, "On other data"))
 
 
 def published(material: Material) -> Section | None:

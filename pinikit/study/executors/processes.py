@@ -308,14 +308,14 @@ class Worker:
                 f"A worker process ended with exit code {code} before it was ready; see above. A script that "
                 "calls run_study with jobs or a time limit does so under `if __name__ == '__main__':`."
             )
-        return f"{self.name} {_how_it_ended(code, _kills() > self._kills)}"
+        return f"{self.name} {how_it_ended(code, kernel_kills() > self._kills)}"
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
         self._process = context.Process(target=main, args=(other, self._make), name=self.name)
-        self._kills = _kills()
-        with _environment(_threads(self._count)):
+        self._kills = kernel_kills()
+        with environment_of_worker(self._count):
             self._process.start()
         other.close()
         self._send((self._work, self._number))
@@ -330,7 +330,8 @@ def _with_news(workers: list[Worker]) -> list[Worker]:
     return [worker for worker in workers if any(source in ready for source in worker.sources)]
 
 
-def _how_it_ended(code: int | None, short: bool) -> str:
+def how_it_ended(code: int | None, short: bool) -> str:
+    """The end of a process in words; ``short``: the kernel has ended one since for lack of memory."""
     if code is None or code >= 0:
         return f"ended with exit code {code}"
     try:
@@ -342,7 +343,7 @@ def _how_it_ended(code: int | None, short: bool) -> str:
     return f"was ended by signal {name}"
 
 
-def _kills() -> int:
+def kernel_kills() -> int:
     """How many processes the Linux kernel has ended for lack of memory, here or in this container."""
     count = 0
     for path in OOM_COUNTERS:
@@ -362,8 +363,12 @@ def threads_of_worker(count: int) -> int | None:
     return max(cores // count, 1)
 
 
+def environment_of_worker(count: int) -> contextlib.AbstractContextManager[None]:
+    """Within it a process that starts is one of ``count`` workers; torch's OpenMP reads it when it loads."""
+    return _environment(_threads(count))
+
+
 def _threads(count: int) -> dict[str, str]:
-    """The environment of a worker. torch's OpenMP reads it when it loads."""
     threads = threads_of_worker(count)
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     return waiting if threads is None else {**waiting, "OMP_NUM_THREADS": str(threads)}

@@ -59,7 +59,7 @@ class StudyTrainer:
         from pinikit.study.run import Workshop
 
         if self._number is not None:
-            _take_turns(self._number)
+            take_turns(self._number)
         return Workshop(disk=user_bank(self._say))
 
     def plan(self) -> Planned:
@@ -133,7 +133,7 @@ class StudyTrainer:
         return {key: replace_result(work.store, result) for key, result in results.items()}
 
 
-def _take_turns(number: int) -> None:
+def take_turns(number: int) -> None:
     """Let ``cuda`` mean another device in each worker; runs that name one by its number keep it."""
     import torch
 

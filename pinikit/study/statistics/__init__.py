@@ -12,6 +12,7 @@ from pinikit.study.statistics.comparison import LEVEL, Comparison, compare
 from pinikit.study.statistics.estimates import CONFIDENCE, Estimate, estimate
 from pinikit.study.statistics.holm import holm, seeds_needed
 from pinikit.study.statistics.leaders import leaders
+from pinikit.study.statistics.other_data import OtherSummary, other_labels, other_summaries
 from pinikit.study.statistics.ranks import Ranking, ranking
 from pinikit.study.statistics.results import (
     Results,
@@ -38,6 +39,7 @@ __all__ = [
     "ArmSummary",
     "Comparison",
     "Estimate",
+    "OtherSummary",
     "Ranking",
     "Results",
     "SeriesSummary",
@@ -54,6 +56,8 @@ __all__ = [
     "leaders",
     "long_rows",
     "long_table",
+    "other_labels",
+    "other_summaries",
     "paired_differences",
     "ranking",
     "seeds_needed",

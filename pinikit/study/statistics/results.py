@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pinikit.study.store import StoredResult
     from pinikit.study.study import Study
 
+METRICS = ("accuracy", "macro_accuracy", "nll", "ece")
+"""Of an evaluation, apart from what it tells of the noise."""
+
 Results = Mapping[tuple[str, int], "StoredResult"]
 """Results by arm and seed, failed ones included."""
 
@@ -87,5 +90,15 @@ def _modes(result: StoredResult) -> list[dict[str, Any]]:
         ratios = {f"noise_ratio.{label}": ratio for label, ratio in row["noise_ratio"].items()}
         plain = {key: value for key, value in row.items() if key != "noise_ratio"}
         val = {"val_accuracy": validation.get(mode, {}).get("accuracy", NAN)}
-        rows.append({"status": "finished", "noise": mode, **plain, **val, **ratios, **costs})
+        other = _elsewhere(result, mode)
+        rows.append({"status": "finished", "noise": mode, **plain, **val, **other, **ratios, **costs})
     return rows
+
+
+def _elsewhere(result: StoredResult, mode: str) -> dict[str, float]:
+    """Metrics on other data than was trained on, by ``on.<label>.<metric>``."""
+    return {
+        f"on.{label}.{metric}": found["test"][mode][metric]
+        for label, found in result.other_data.items()
+        for metric in METRICS
+    }
