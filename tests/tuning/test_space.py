@@ -68,7 +68,7 @@ def test_all_suggestions_can_be_built_and_repeated(rich: Space, tmp_path: Path) 
     study = tune_study(tmp_path, RICH)
     independent = Fits(study, workshop())
     search, found = new_study(), []
-    for _ in range(200):
+    for _ in range(80):
         trial = search.ask()  # refuses a parameter whose choices are other than before
         config = rich.suggest(trial)
         assert independent(config) is None
