@@ -87,6 +87,7 @@ def test_three_workers_one_killed_and_a_restart_of_the_database(server: Server, 
         left = [machine for machine in machines if machine.pid != victim]
         assert [machine.wait(timeout=300) for machine in left] == [0, 0], drill.output()
         drill.check_total()
+        assert "ended without a word" in drill.output()
         workers = {trial.user_attrs["worker"] for trial in drill.board().final.values()}
         assert len(workers) >= 2
     finally:
