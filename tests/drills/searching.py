@@ -110,19 +110,29 @@ class Drill:
             time.sleep(0.1)
         raise AssertionError(f"waited in vain:\n{self.output()}")
 
-    def kill_a_worker(self, others: tuple[int, ...] = ()) -> int:
-        """``kill -9`` a process in the middle of a trial: its number among the places' processes."""
+    def kill_a_worker(self, replace: Callable[[], Any] = lambda: None) -> int:
+        """``kill -9`` a process in the middle of a trial; returns its number.
+
+        Args:
+            replace: called where the trial was over before the kill came, which is seen in one of ten;
+                another process is killed then.
+        """
 
         def training(board: Board) -> Any:
             for trial in board.running:
                 pid = int(str(trial.user_attrs.get("worker", ":0")).rpartition(":")[2])
-                if trial.intermediate_values and pid not in (0, *others):
-                    return pid
+                if trial.intermediate_values and pid not in missed:
+                    return pid, trial.number
             return None
 
-        pid: int = self.wait_for(training)
-        os.kill(pid, signal.SIGKILL)
-        return pid
+        missed = {0}
+        while True:
+            pid, number = self.wait_for(training)
+            os.kill(pid, signal.SIGKILL)
+            if all(trial.number != number for trial in self.board().final.values()):
+                return int(pid)
+            missed.add(pid)
+            replace()
 
     def check_total(self) -> None:
         """Exactly the trials that were asked for are over, each once."""
