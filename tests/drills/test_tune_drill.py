@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.timeout(500),
 ]
 
-TRIALS = 7
+TRIALS = 5
 
 
 def test_a_killed_worker_and_a_killed_parent_cost_no_trial(tmp_path: Path) -> None:
