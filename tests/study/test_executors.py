@@ -257,6 +257,18 @@ def test_the_first_signal_asks_and_the_second_ends() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def test_what_a_signal_tells_comes_before_what_is_said_at_the_end() -> None:
+    lines = []
+
+    def tell() -> None:
+        time.sleep(0.2)  # a busy machine
+        lines.append("stopping")
+
+    with stopping(StopRequest(), tell):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert lines == ["stopping"]
+
+
 def test_workers_share_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)

@@ -13,22 +13,31 @@ from pinikit.study.resume import StopRequest
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+TELL_SECONDS = 5.0
+"""How long a terminal that does not take a line is waited for."""
+
 
 @contextlib.contextmanager
 def stopping(stop: StopRequest, tell: Callable[[], None]) -> Iterator[None]:
     """Within the block, the first signal sets ``stop`` and is told, the second raises KeyboardInterrupt.
 
     Outside the main thread, which alone gets signals, nothing changes; a signal that is ignored stays so.
+    When the block is left, it has been told.
     """
+    teller = threading.Thread(target=tell, daemon=True)  # the main thread may be writing just now
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        threading.Thread(target=tell, daemon=True).start()  # the main thread may be writing just now
+        teller.start()
 
-    with handling(handle):
-        yield
+    try:
+        with handling(handle):
+            yield
+    finally:
+        if teller.ident is not None:
+            teller.join(TELL_SECONDS)  # else its line could come after the last one
 
 
 @contextlib.contextmanager
