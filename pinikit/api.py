@@ -92,6 +92,8 @@ class Plan:
     messages: tuple[str, ...]
     left_out: frozenset[str] = frozenset()
     """Identities of the runs without a result that ``rerun="failed"`` leaves alone."""
+    retest: frozenset[str] = frozenset()
+    """Identities of the runs that are trained already and only tested on other data."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ class StudyResult:
     def failed(self) -> list[StoredResult]:
         """The runs that failed, in the study's order."""
         return [result for result in self.results.values() if not result.finished]
+
+    @property
+    def untested(self) -> list[StoredResult]:
+        """The finished runs that were not tested on all their other data, in the study's order."""
+        return [result for result in self.results.values() if result.finished and result.untested]
 
     @property
     def not_run(self) -> list[Run]:
@@ -151,23 +158,25 @@ def plan_study(
     Raises:
         PinikitError: what ``run_study`` would refuse.
     """
-    from pinikit.study.bank_plan import plan_bank
-    from pinikit.study.run import Workshop
-
     largest_group(fuse := str(fuse))
     study = _resolved(source, overrides, arms, fuse, check)
     choice = choose(study, Store(runs), rerun)
+    from pinikit.study.bank_plan import plan_bank  # imports torch, for which a mistake need not wait
+    from pinikit.study.run import Workshop
+
     workshop = Workshop()
     checked = check_runs(study, study.runs, workshop)
     study, footprints = study.without(checked.dropped), checked.footprints
     groups = tuple(group_runs(study.runs, footprints, fuse))
     wanted = {run.id for run in choice.todo}
     kept = frozenset(study.run(*key).id for key in choice.kept if key[0] in study.arms)
-    todo = [run for group in groups if any(run.id in wanted for run in group) for run in group]
-    bank = plan_bank(todo, footprints, workshop)
+    trained = wanted - choice.retest
+    todo = [run for group in groups if any(run.id in trained for run in group) for run in group]
+    todo += [run for run in study.runs if run.id in choice.retest]
+    bank = plan_bank(todo, footprints, workshop, choice.retest)
     left_out = frozenset(run.id for run in study.runs) - wanted - kept
     messages = (*choice.damaged, *study.notes, *workshop.messages())
-    return Plan(study, footprints, kept, groups, bank, messages, left_out)
+    return Plan(study, footprints, kept, groups, bank, messages, left_out, choice.retest)
 
 
 def run_study(
@@ -235,7 +244,7 @@ def run_study(
         reporter.message(note)
     folder, count = store.study_folder(study.name), len(choice.todo)
     plugins().notify("pinikit_study_started", study=study.name, folder=folder, runs=count)
-    results = dict(choice.kept)
+    results = {**choice.kept, **choice.untested}
     if choice.todo:
         study, trained = _train(study, choice, fuse, jobs, limits, store, reporter)
         results |= trained
@@ -298,7 +307,7 @@ def tune(
     from pinikit.tuning.study import resolve_tune
 
     _check_search(trials, timeout, jobs)
-    request = Request(str(source), override_words(overrides), trials, timeout, jobs, storage)
+    request = Request(str(source), override_words(overrides), trials, timeout, jobs, storage, str(runs))
     study, reporter = resolve_tune(source, overrides), reporter or TuneReporter()
     store = Store(runs)
     store.prepare()
@@ -428,7 +437,7 @@ def _train(
     study: Study, choice: Choice, fuse: str, jobs: int, limits: Limits, store: Store, reporter: Reporter
 ) -> tuple[Study, dict[tuple[str, int], StoredResult]]:
     """The study as far as it is possible, and results of the runs to do; runs left out have none."""
-    work = Work(study, frozenset(run.id for run in choice.todo), fuse, store)
+    work = Work(study, frozenset(run.id for run in choice.todo), fuse, store, choice.retest)
     stop = StopRequest()
     watch = _Watch(reporter, len(work.todo))
     with closing(_executor(work, jobs, limits, watch, stop)) as executor:
@@ -463,20 +472,21 @@ def _executor(
 
 
 def _jobs(planned: Planned, work: Work, choice: Choice, reporter: Reporter) -> list[Job]:
-    """The groups with something to do; it is said where they have finished runs, too."""
-    jobs = [
-        Job(group, wanted, choice.known)
-        for group in planned.groups
-        if (wanted := tuple(key for key in group if key in work.todo))
-    ]
+    """The groups with something to train or to test; it is said where they train finished runs, too."""
+    jobs, to_train = list[Job](), work.todo - work.retest
+    for group in planned.groups:
+        if trained := tuple(key for key in group if key in to_train):
+            jobs.append(Job(group, trained, choice.known))
+        if tested := tuple(key for key in group if key in work.retest):
+            jobs.append(Job(tested, tested, choice.known, retest=True))
     repeated = [job for job in jobs if len(job.group) > len(job.wanted)]
     if repeated:
-        group, finished = len(repeated[0].group), len(repeated[0].group) - len(repeated[0].wanted)
+        size = len(repeated[0].group)
         others = f", and so are {len(repeated) - 1} other groups" if len(repeated) > 1 else ""
         reporter.message(
-            f"arm {work.runs[repeated[0].wanted[0]].arm}: a group of {group} runs is trained whole, with "
-            f"{finished} finished ones{others}, so that numbers do not depend on interruptions; the results "
-            "that are there stay"
+            f"arm {work.runs[repeated[0].wanted[0]].arm}: a group of {size} runs is trained whole, with "
+            f"{size - len(repeated[0].wanted)} finished ones{others}, so that numbers do not depend on "
+            "interruptions; the results that are there stay"
         )
     return jobs
 

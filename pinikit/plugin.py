@@ -1,31 +1,39 @@
 """The plug-in door: hook specifications and the manager that calls them.
 
 A plug-in is an object or module with functions marked ``@pinikit.hookimpl``. Installed
-distributions are found through the entry-point group ``pinikit``; the built-in components enter
-through the same hook. Each plug-in is loaded and called on its own: one that raises is reported as
-a :class:`Problem` and left out, and everything else keeps working.
+distributions are found through the entry-point group ``pinikit``, single files in the folder that
+``PINIKIT_PLUGINS_DIR`` names; the built-in components enter through the same hook. Each plug-in is
+loaded and called on its own: one that raises is reported as a :class:`Problem` and left out, and
+everything else keeps working.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from pinikit.errors import PluginError, listing
+from pinikit.plugin_sources import Source, all_sources, disabled, hookimpl
 from pinikit.registry import Registry
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ENTRY_POINT_GROUP = "pinikit"
+__all__ = ["HOOKS", "Hooks", "Plugins", "Problem", "hookimpl", "plugins", "registry"]
+
+HOOKS = 1
+"""Version of what plug-ins build on: the hooks, the registry's methods, the components' contracts.
+
+Within a version, hooks, arguments and methods are added and none is taken away or changes its meaning.
+A plug-in that needs a later one says so (``pinikit_hooks = 2``) and is left out by an older pinikit.
+"""
 
 hookspec = pluggy.HookspecMarker("pinikit")
-hookimpl = pluggy.HookimplMarker("pinikit")
 
 
 class Hooks:
@@ -58,21 +66,31 @@ class Problem:
 
     plugin: str
     reason: str
+    origin: str = ""
+    """Its distribution or file; two plug-ins may claim one name."""
 
 
 class Plugins:
-    """The loaded plug-ins, the registry that they filled, and those that were left out."""
+    """The loaded plug-ins, the registry that they filled, and those that were left out.
 
-    def __init__(self, points: list[EntryPoint]) -> None:
+    Args:
+        sources: plug-ins in the order in which they are loaded, behind the built-in components.
+        off: names of those that are not to be loaded.
+    """
+
+    def __init__(self, sources: Iterable[Source], off: Collection[str] = ()) -> None:
         self.registry = Registry()
         self.problems: list[Problem] = []
+        self.sources = list(sources)
+        self.disabled = frozenset(off)
         self._manager = pluggy.PluginManager("pinikit")
         self._manager.add_hookspecs(Hooks)
         from pinikit import components
 
-        self._add("pinikit", "", components)
-        for point in sorted(points, key=lambda point: point.name):
-            self._add_entry_point(point)
+        self._add(Source("pinikit", "", "pinikit", "", lambda: components))
+        for source in self.sources:
+            if source.name not in self.disabled:
+                self._add(source)
 
     def notify(self, hook: str, **arguments: Any) -> None:
         """Call a notification hook of every plug-in; one that raises is warned about, never fatal."""
@@ -85,36 +103,66 @@ class Plugins:
                     f"plug-in {implementation.plugin_name!r}: {hook} raised {error!r}", stacklevel=2
                 )
 
-    def _add_entry_point(self, point: EntryPoint) -> None:
-        version = point.dist.version if point.dist else ""
+    def _add(self, source: Source) -> None:
+        """Load one plug-in, register its hooks and let it add its components, all or none of them."""
+        plugin: object = None
         try:
-            plugin = point.load()
-        except (Exception, SystemExit) as error:
-            self.problems.append(Problem(point.name, f"import of {point.value!r} failed: {error!r}"))
-            return
-        self._add(point.name, version, plugin)
-
-    def _add(self, name: str, version: str, plugin: object) -> None:
-        """Register one plug-in's hooks and let it add its components, all or none of them."""
-        try:
-            self._manager.register(plugin, name=name)
+            plugin = source.load()
+            _check_version(plugin)
+            self._manager.register(plugin, name=source.name)
             self._manager.check_pending()
-            with self.registry.from_plugin(name, version):
+            self._check_hooks(plugin)
+            with self.registry.from_plugin(source.name, source.version):
                 for implementation in self._manager.hook.pinikit_register.get_hookimpls():
                     if implementation.plugin is plugin:
                         implementation.function(self.registry)
         except (Exception, SystemExit) as error:
-            self.problems.append(Problem(name, f"{type(error).__name__}: {error}"))
-            if self._manager.get_plugin(name) is plugin:  # not another one of the same name
-                self._manager.unregister(name=name)
+            self.problems.append(Problem(source.name, _one_line(error), source.origin))
+            if plugin is not None and self._manager.get_plugin(source.name) is plugin:  # not another's name
+                self._manager.unregister(name=source.name)
+
+    def _check_hooks(self, plugin: object) -> None:
+        """Refuse a plug-in whose functions would never be called."""
+        for name in HOOK_NAMES:
+            function = getattr(plugin, name, None)
+            if callable(function) and not hasattr(function, "pinikit_impl"):
+                raise PluginError(f"{name} is not marked with @pinikit.hookimpl")
+        callers = self._manager.get_hookcallers(plugin) or []
+        if not callers:
+            raise PluginError(f"it has no hook; there are {listing(HOOK_NAMES)}")
+        for implementation in (item for caller in callers for item in caller.get_hookimpls()):
+            if implementation.plugin is plugin and (implementation.wrapper or implementation.hookwrapper):
+                raise PluginError(f"{implementation.function.__name__}: hooks cannot be wrapped")
+
+
+HOOK_NAMES = tuple(name for name in vars(Hooks) if name.startswith("pinikit_"))
+
+
+def _check_version(plugin: object) -> None:
+    needed = getattr(plugin, "pinikit_hooks", 1)
+    if not isinstance(needed, int) or needed < 1:
+        raise PluginError(f"pinikit_hooks: found {needed!r}; allowed: 1 to {HOOKS}")
+    if needed > HOOKS:
+        raise PluginError(
+            f"needs hook specifications {needed}, this pinikit has {HOOKS}: it needs a newer one"
+        )
+
+
+def _one_line(error: BaseException) -> str:
+    kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
+    return f"{kind}{' '.join(str(error).split())}"
 
 
 @cache
 def plugins() -> Plugins:
-    """The plug-ins of this process: built-ins, then the installed ones in the order of their names."""
-    return Plugins(list(entry_points(group=ENTRY_POINT_GROUP)))
+    """The plug-ins of this process: built-ins, then the others in the order of their names.
+
+    Raises:
+        ConfigError: ``PINIKIT_PLUGINS_DIR`` is no folder, or the list of what is off is damaged.
+    """
+    return Plugins(all_sources(), disabled())
 
 
 def registry() -> Registry:
-    """The registry that built-ins and installed plug-ins have filled."""
+    """The registry that built-ins and plug-ins have filled."""
     return plugins().registry

@@ -142,7 +142,7 @@ def _read_source(target: str) -> Signature | None:
         tree = parse_module(Path(spec.origin))
         node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == attribute)
         init = next(n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
-        constants = _literal_constants(tree)
+        constants = literal_constants(tree)
         parameters = _read_parameters(init, constants)
     except Exception:  # whatever stands in the way here is said by the import that follows
         return None
@@ -152,7 +152,7 @@ def _read_source(target: str) -> Signature | None:
     return Signature(parameters, version, ast.get_docstring(node) or "")
 
 
-def _literal_constants(tree: ast.Module) -> dict[str, Any]:
+def literal_constants(tree: ast.Module) -> dict[str, Any]:
     """Module-level ``NAME = literal``, which a default may refer to."""
     found = {}
     for statement in tree.body:

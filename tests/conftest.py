@@ -10,5 +10,7 @@ import torch
 os.environ["OMP_NUM_THREADS"] = "1"
 _cache = tempfile.TemporaryDirectory(prefix="pinikit-tests-")  # removed when the process ends
 os.environ["PINIKIT_CACHE"] = _cache.name
+os.environ["PINIKIT_CONFIG"] = f"{_cache.name}/config"
 os.environ.pop("PINIKIT_DATA", None)
+os.environ.pop("PINIKIT_PLUGINS_DIR", None)
 torch.set_num_threads(1)

@@ -77,7 +77,12 @@ class Site:
         self.folder = folder
 
     def install(
-        self, name: str, modules: dict[str, str], version: str = "1.2", point: str | None = None
+        self,
+        name: str,
+        modules: dict[str, str],
+        version: str = "1.2",
+        point: str | None = None,
+        needs: str = "pinikit>=0.1",
     ) -> None:
         """A distribution whose entry point is ``NAME.plugin``."""
         for file, text in {"__init__": "", **modules}.items():
@@ -86,7 +91,8 @@ class Site:
             path.write_text(dedent(text), encoding="utf-8")
         info = self.folder / f"{name}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Dist: {needs}\n"
+        (info / "METADATA").write_text(metadata)
         (info / "entry_points.txt").write_text(f"[pinikit]\n{point or name} = {name}.plugin\n")
 
     def open(self) -> Any:
@@ -130,6 +136,9 @@ def test_a_study_uses_a_component_of_a_plugin(site: Site, tmp_path: Path) -> Non
     triangular, gaussian = (result.results[arm, 1] for arm in ("triangular", "gaussian"))
     assert triangular.metrics("test", "sample")["nll"] != gaussian.metrics("test", "sample")["nll"]
     assert triangular.content["identity"]["components"]["noise:triangular"] == [1, "my_noise 1.2"]
+    for report in ("report.md", "report.html"):
+        text = (result.folder / report).read_text(encoding="utf-8")
+        assert "From plug-ins: noise triangular (version 1) of my_noise 1.2." in text
     folder = tmp_path / "runs" / "by-id" / triangular.run_id
     done = CliRunner().invoke(app, ["predict", str(folder), str(picture(tmp_path))])
     assert done.exit_code == 0, done.output
@@ -213,7 +222,7 @@ BROKEN: dict[str, tuple[str, str]] = {
             registry.noise("half", "broken.x:X", doc="")
             registry.noise("gaussian", "broken.x:X", doc="")
         """,
-        "PluginError: noise 'gaussian' is already registered by pinikit",
+        "noise 'gaussian' is already registered by pinikit",
     ),
     "synonym of a built-in": (
         """
@@ -273,6 +282,71 @@ BROKEN: dict[str, tuple[str, str]] = {
         """,
         "pinikit_run_finnished",
     ),
+    "a hook without its mark": (
+        """
+        import pinikit
+
+        @pinikit.hookimpl
+        def pinikit_register(registry):
+            registry.noise("half", "broken.x:X", doc="")
+
+        def pinikit_report(study):
+            pass
+        """,
+        "pinikit_report is not marked with @pinikit.hookimpl",
+    ),
+    "no hook": ("x = 1\n", "it has no hook; there are pinikit_register, "),
+    "a hook around others": (
+        """
+        import pinikit
+
+        @pinikit.hookimpl(wrapper=True)
+        def pinikit_report(study):
+            yield
+        """,
+        "pinikit_report: hooks cannot be wrapped",
+    ),
+    "hooks of a later version": (
+        """
+        import pinikit
+        pinikit_hooks = 2
+
+        @pinikit.hookimpl
+        def pinikit_register(registry):
+            registry.noise("half", "broken.x:X", doc="")
+        """,
+        "needs hook specifications 2, this pinikit has 1: it needs a newer one",
+    ),
+    "a text for synonyms": (
+        """
+        import pinikit
+
+        @pinikit.hookimpl
+        def pinikit_register(registry):
+            registry.noise("half", "broken.x:X", doc="", synonyms="tent")
+        """,
+        "noise 'half': synonyms: found 'tent'; allowed: a list of names",
+    ),
+    "no name": (
+        """
+        import pinikit
+
+        @pinikit.hookimpl
+        def pinikit_register(registry):
+            registry.noise("half.1", "broken.x:X", doc="")
+        """,
+        "noise 'half.1': allowed: a letter, then letters, digits, _ and -",
+    ),
+    "nothing to replace": (
+        """
+        import pinikit
+
+        @pinikit.hookimpl
+        def pinikit_register(registry):
+            registry.noise("gausian", "broken.x:X", doc="", replace=True)
+        """,
+        "replace=True is for a built-in noise, found none (did you mean 'gaussian'?)",
+    ),
 }
 
 
@@ -289,6 +363,29 @@ def test_a_broken_plugin_is_reported_and_left_out(site: Site, what: str) -> None
     assert done.exit_code == 0
     assert "pinikit: plug-in 'broken' was left out: " in done.stderr
     opened.notify("pinikit_run_started", run_id="x", arm="y", seed=1)
+
+
+@pytest.mark.parametrize("needs", ["pinikit>=99", "PiniKit ~= 99.0 ; python_version > '3'"])
+def test_a_plugin_that_needs_another_pinikit_is_left_out(site: Site, needs: str) -> None:
+    site.install("my_noise", {"plugin": GOOD, "triangular": TRIANGULAR}, needs=needs)
+    (problem,) = site.open().problems
+    assert problem.reason.startswith("needs pinikit ")
+    assert problem.reason.endswith("this is 0.1.0")
+    assert names() == BUILT_IN
+
+
+def test_a_built_in_is_replaced_only_by_name(site: Site) -> None:
+    """It takes the synonyms, too, and identities tell it from the built-in; another one cannot replace it again."""
+    good = GOOD.replace('"triangular",', '"gaussian",').replace(', synonyms=["tent"]', ", replace=True")
+    site.install("my_noise", {"plugin": good, "triangular": TRIANGULAR})
+    site.install("your_noise", {"plugin": good})
+    opened = site.open()
+    assert [problem.plugin for problem in opened.problems] == ["your_noise"]
+    assert "found that of my_noise 1.2" in opened.problems[0].reason
+    for name in ("gaussian", "gaussian_diag"):
+        entry = registry().find("noise", name)
+        assert (entry.source, entry.replaces) == ("my_noise 1.2", True)
+    assert names() == BUILT_IN
 
 
 def test_a_broken_plugin_is_said_when_a_study_runs(site: Site, tmp_path: Path) -> None:
@@ -405,3 +502,104 @@ def test_trackers_hear_of_everything_and_may_fail(site: Site, tmp_path: Path) ->
 
 def test_problems_are_plain_values() -> None:
     assert Problem("a", "b") == Problem("a", "b")
+
+
+# --- single files -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Site) -> Path:
+    """A folder of single-file plug-ins."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    monkeypatch.setenv("PINIKIT_PLUGINS_DIR", str(folder))
+    return folder
+
+
+def test_a_file_is_a_plugin(files: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its classes are components, without being imported; another content is another version."""
+    named = '    name = "tri"\n    version = 1\n    synonyms = ("peak",)\n'
+    text = TRIANGULAR.replace("    parameters =", f"{named}    parameters =")
+    path = files / "shapes.py"
+    path.write_text(text, encoding="utf-8")
+    (files / "test_shapes.py").write_text("raise SystemExit\n")
+    (files / "_parts.py").write_text("raise SystemExit\n")
+    assert site.open().problems == []
+    entry = registry().find("noise", "peak")
+    assert entry.doc == "Diagonal Triangular noise."
+    assert list(entry.signature.parameters) == ["widen"]
+    assert "pinikit_plugins.shapes" not in sys.modules
+    assert entry.load()().widen == 1.0
+    path.write_text(text + "# more\n", encoding="utf-8")
+    site.open()
+    assert registry().find("noise", "tri").source != entry.source
+    monkeypatch.setenv("PINIKIT_PLUGINS_DIR", str(files / "none"))
+    plugins.cache_clear()
+    done = CliRunner().invoke(app, ["list", "noise"])
+    assert done.exit_code == 2
+    assert "which is no folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("class X(:\n", "reading wrong.py failed: SyntaxError"),
+        ("class X(Gaussian):\n    name = 'x'\n", "wrong.py has no component"),
+        ("def pinikit_report(study): ...\n", "pinikit_report is not marked with @pinikit.hookimpl"),
+        ("def pinikit_report(study): ...\nraise OSError('no')\n", "import of wrong.py failed: OSError('no')"),
+        ("class X(Noise):\n    name = 'gaussian'\n", "noise 'gaussian' is already registered by pinikit"),
+        ("pinikit_hooks = 9\nclass X(Noise):\n    name = 'x'\n", "needs hook specifications 9"),
+    ],
+)
+def test_a_broken_file_is_left_out(files: Path, site: Site, text: str, reason: str) -> None:
+    (files / "wrong.py").write_text(text)
+    (problem,) = site.open().problems
+    assert problem.plugin == "wrong"
+    assert reason in problem.reason
+    assert names() == BUILT_IN
+
+
+OLD_STUDY = """
+name: old
+run:
+  data: {name: old_dataset, shots: 1, views: 0}
+  device: cpu
+  threads: 1
+design:
+  arms:
+    old: {method: {name: old_method, blend: 0.1}}
+    noise:
+      method:
+        name: pini
+        injections:
+          text: {site: old_site, injector: old_injector, noise: {name: older_noise, size: 0.5}, combine: old_combine}
+        losses: {classify: {name: old_loss, penalty: 0.1, weight: 2}}
+        optim: {epochs: 1}
+seeds: [1]
+"""
+
+
+def test_a_plugin_of_the_first_hook_specifications_still_works(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kind of component and every hook, as they were in version 1."""
+    monkeypatch.setenv("PINIKIT_PLUGINS_DIR", str(Path(__file__).parent / "old_plugins"))
+    assert site.open().problems == []
+    (tmp_path / "old.yaml").write_text(OLD_STUDY)
+    result = run_study(tmp_path / "old.yaml", runs=tmp_path / "runs")
+    assert result.failed == []
+    source = next(item for item in plugins().sources if item.name == "hooks_1").label
+    found = result.results["noise", 1].content["identity"]["components"]
+    assert found["noise:old_noise"] == [2, source]
+    assert {key for key, (_, of) in found.items() if of == source} >= {
+        "combine:old_combine",
+        "dataset:old_dataset",
+        "injector:old_injector",
+        "loss:old_loss",
+        "site:old_site",
+    }
+    heard = sys.modules["pinikit_plugins.hooks_1"].heard
+    kinds = [item[0] for item in heard]
+    assert (kinds[0], kinds[-1]) == ("study started", "report")
+    assert sorted(kinds[1:-1]) == ["run finished"] * 2 + ["run started"] * 2
+    assert {item[-1] for item in heard if item[0] == "run finished"} == {"finished"}

@@ -45,7 +45,7 @@ class OpenClipTextTower(TextTower):
         self._known_tokens = known_tokens
         self.causal = causal
         self.context_length = tokenizer.context_length
-        self.width = int(token_embedding.weight.shape[1])  # type: ignore[index]
+        self.width = int(token_embedding.weight.shape[1])  # type: ignore[index]  # a tensor
         tokens = (self.context_length, self.width)
         stages = [
             StageInfo("prompt_embedding", tokens),
@@ -136,7 +136,7 @@ class OpenClipTextTower(TextTower):
                 )
 
     def _tokens(self, prompts: Prompts) -> Tensor:
-        return prompts.tokens.to(self._token_embedding.weight.device)  # type: ignore[arg-type]
+        return prompts.tokens.to(self._token_embedding.weight.device)  # type: ignore[arg-type]  # a tensor
 
 
 def block_index(stage: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import os
 import sys
 import threading
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from pinikit import __version__
-from pinikit.cli import cache, runs, schema, status, tune
+from pinikit.cli import cache, plugins, runs, schema, status, tune
 from pinikit.errors import PinikitError
 
 INTERRUPTED = 130
@@ -63,6 +64,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cache.app, name="cache")
+app.add_typer(plugins.app, name="plugins")
 app.add_typer(runs.app, name="runs")
 app.add_typer(tune.app, name="tune")
 
@@ -87,8 +89,16 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
+    plugins_dir: Annotated[
+        Path | None,
+        typer.Option("--plugins-dir", metavar="DIR", help="Folder of single-file plug-ins to load."),
+    ] = None,
 ) -> None:
     """Ablations of learned noise in frozen vision-language models: modular, honest, fast."""
+    if plugins_dir is not None:
+        from pinikit.plugin_sources import FOLDER
+
+        os.environ[FOLDER] = str(plugins_dir.resolve())  # worker processes read it, too
 
 
 @app.command()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from types import TracebackType
+from typing import Self
 
 import typer
 from rich.console import Console
@@ -12,6 +14,21 @@ from pinikit.plugin import plugins
 
 WIDE = 160
 """Columns when the output is no terminal, whose width nobody sees."""
+
+
+class Shown:
+    """What the command line opens, and closes when an error or Ctrl-C ends it, too."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
 
 
 def output() -> Console:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
@@ -13,6 +12,8 @@ from rich.table import Column
 from rich.text import Text
 
 from pinikit.api import Reporter
+from pinikit.cli.consoles import Shown
+from pinikit.errors import listing
 from pinikit.reporting.text import duration, plural
 from pinikit.study.statistics import headline
 from pinikit.study.store import StoredResult
@@ -31,22 +32,11 @@ COUNT = 18
 ELSEWHERE = "[by another process] "
 
 
-class ShownReporter(Reporter):
+class ShownReporter(Shown, Reporter):
     """A reporter that the command line opens and closes, and that remembers how much there was to do."""
 
     def __init__(self) -> None:
         self.todo: int | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
 
     def study_started(self, study: Study, todo: int, finished: int) -> None:
         """Remember ``todo``."""
@@ -167,7 +157,7 @@ class BarReporter(ShownReporter):
         self._leave(run)
         self._done += 1
         self._last = f"{run.arm} {_outcome(result, short=True)}"
-        if not result.finished:
+        if not result.finished or result.untested:
             self._bars.console.print(f"{run.arm}, seed {run.seed}: {_outcome(result)}", soft_wrap=True)
         self.count()
 
@@ -272,4 +262,7 @@ def _number(value: float) -> str:
 def _outcome(result: StoredResult, *, short: bool = False) -> str:
     if not result.finished:
         return "failed" if short else f"failed: {' '.join(result.error.split())}"
-    return f"{headline(result):.2f} %"
+    accuracy = f"{headline(result):.2f} %"
+    if short or not result.untested:
+        return accuracy
+    return f"{accuracy}, not tested on {listing(result.untested)}"

@@ -20,6 +20,7 @@ from pinikit.errors import ConfigError
 from pinikit.reporting.text import plural
 from pinikit.study.choice import FAILED
 from pinikit.study.executors.signals import interruptible
+from pinikit.study.patterns import few
 from pinikit.study.results import fresh_store
 from pinikit.study.resume import kept_checkpoints
 from pinikit.study.store import Store
@@ -42,7 +43,8 @@ def run(
         quiet: show nothing but errors.
 
     Returns:
-        0, 1 if some runs failed or, with ``check``, an expectation is not met, 130 if it was interrupted.
+        0, 1 if some runs failed or lack a test on other data or, with ``check``, an expectation is not met,
+        130 if it was interrupted.
 
     Raises:
         PinikitError: what ``pinikit.run_study`` raises.
@@ -68,7 +70,7 @@ def run(
     if unmet:
         arms = ", ".join(dict.fromkeys(item.arm for item in unmet))
         typer.echo(f"pinikit: {len(unmet)} of {len(result.verdicts)} expectations not met: {arms}", err=True)
-    return 1 if result.failed or unmet else 0
+    return 1 if result.failed or result.untested or unmet else 0
 
 
 def _kept(runs: Path) -> str:
@@ -124,6 +126,7 @@ def _show_failures(result: api.StudyResult, runs: Path) -> None:
     if result.not_run:
         left = f"{len(result.not_run)} of {plural(len(result.study.runs), 'run')} not run, as asked"
         typer.echo(f"pinikit: {left}; the command without --fail-fast and --rerun takes them up", err=True)
+    _show_untested(result)
     if not result.failed:
         return
     typer.echo(f"pinikit: {len(result.failed)} of {plural(len(result.study.runs), 'run')} failed:", err=True)
@@ -133,3 +136,20 @@ def _show_failures(result: api.StudyResult, runs: Path) -> None:
             tries = len(item.content.get("tries", ())) + 1
             facts = f"tried {tries} times; log: {log}" if tries > 1 else f"log: {log}"
             typer.echo(f"  {arm}, seed {seed}: {' '.join(item.error.split())} ({facts})", err=True)
+
+
+def _show_untested(result: api.StudyResult) -> None:
+    """Runs that were trained and could not be tested on other data, one line for each reason."""
+    if not result.untested:
+        return
+    count = f"{len(result.untested)} of {plural(len(result.study.runs), 'run')}"
+    typer.echo(
+        f"pinikit: {count} not tested on all their data; the same command tries it again, without training:",
+        err=True,
+    )
+    runs: dict[tuple[str, str], list[str]] = {}
+    for (arm, seed), item in result.results.items():
+        for label, reason in item.untested.items() if item.finished else ():
+            runs.setdefault((label, " ".join(reason.split())), []).append(f"{arm} seed {seed}")
+    for (label, reason), found in runs.items():
+        typer.echo(f"  {label}: {few(found)}: {reason}", err=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pinikit.study.inspection import ArmStatus, StudyStatus
 
 FEW = 10
-"""Failed runs whose errors are shown."""
+"""Runs whose errors are shown."""
 
 
 def status(
@@ -100,7 +100,9 @@ def _failures(item: StudyStatus) -> list[str]:
         for seed, error in arm.errors.items()
     ]
     more = [f"  and {len(lines) - FEW} more"] if len(lines) > FEW else []
-    return ["failed:", *lines[:FEW], *more] if lines else []
+    words = {"failed": "failed", "untested": "not tested on all their data"}
+    title = " or ".join(word for state, word in words.items() if item.counts[state])
+    return [f"{title}:", *lines[:FEW], *more] if lines else []
 
 
 def _next(item: StudyStatus, runs: Path) -> list[str]:

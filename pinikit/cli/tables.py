@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -37,6 +38,9 @@ SHORT_ID = 8
 
 NARROW = 110
 """Columns below which a plan's changes have no room in its table."""
+
+TO_TEST, LEFT_OUT = "to test on other data", "left out"
+"""What becomes of some runs."""
 
 MOST_ROWS = 200
 """Arms that a plan lists."""
@@ -182,11 +186,11 @@ def print_plan(console: Console, plan: Plan) -> None:
         console.print(f"… and {len(study.arms) - len(listed)} more arms; --arms PATTERN shows others.")
     for line in reasons(study.dropped):
         console.print(Text(line, style="yellow"))
-    done = sum(run.id in plan.finished for run in study.runs)
-    left_out = sum(run.id in plan.left_out for run in study.runs)
-    to_do = f"{len(study.runs) - done - left_out} to do" + (f", {left_out} left out" if left_out else "")
+    fates = Counter(_fate(plan, run.id) for run in study.runs)
+    words = ["done", "to do", *(word for word in (TO_TEST, LEFT_OUT) if fates[word])]
     total = f"{plural(len(study.arms), 'arm')} × {plural(len(study.seeds), 'seed')}"
-    console.print(f"{total} = {plural(len(study.runs), 'run')}: {done} done, {to_do}.")
+    parts = ", ".join(f"{fates[word]} {word}" for word in words)
+    console.print(f"{total} = {plural(len(study.runs), 'run')}: {parts}.")
     fused = [group for group in plan.groups if len(group) > 1]
     if fused:
         console.print(
@@ -240,7 +244,9 @@ def _fate(plan: Plan, run_id: str) -> str:
     """What would become of a run."""
     if run_id in plan.finished:
         return "done"
-    return "left out" if run_id in plan.left_out else "to do"
+    if run_id in plan.left_out:
+        return LEFT_OUT
+    return TO_TEST if run_id in plan.retest else "to do"
 
 
 def _gain(row: ArmSummary) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
@@ -13,6 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from pinikit.cli.consoles import Shown
 from pinikit.config.text import value_text
 from pinikit.reporting.text import duration, number, plural
 from pinikit.tuning.importance import importances
@@ -44,7 +44,7 @@ CHANGES = 4
 """Parameters of the best trial that are named."""
 
 
-class QuietSearch(TuneReporter):
+class QuietSearch(Shown, TuneReporter):
     """Shows nothing, but knows how far the search is; opened and closed by the command line."""
 
     def __init__(self) -> None:
@@ -52,21 +52,13 @@ class QuietSearch(TuneReporter):
         self.running: set[int] = set()
         self.rows: list[TrialRow] = []
         self.metric: Metric = METRICS["accuracy"]
+        self.step, self.seeds = "epoch", 0
         self.best: TrialRow | None = None
         self.matters: str = ""
         self._trials: list[FrozenTrial] = []
+        self._told: set[str] = set()
+        """What was said of trials that failed: by those who saw it, and by the storage."""
         self._begun = 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
 
     @property
     def nothing_to_do(self) -> bool:
@@ -77,6 +69,7 @@ class QuietSearch(TuneReporter):
         """Take note of what there is."""
         self.total, self.over, self.before = total, done, done
         self.metric = METRICS[study.tune.metrics[0]]
+        self.step, self.seeds = study.step, len(study.seeds)
         self._begun = time.monotonic()
         for trial in earlier:
             self._note(trial)
@@ -141,6 +134,12 @@ class QuietSearch(TuneReporter):
         more = f", {len(other) - CHANGES} more" if len(other) > CHANGES else ""
         return f"{text}: {', '.join(other[:CHANGES])}{more}" if other else text
 
+    def is_news(self, text: str) -> bool:
+        """Whether this was not told before; what is asked for counts as told."""
+        known = text in self._told
+        self._told.add(text)
+        return not known
+
     def _note(self, trial: FrozenTrial) -> None:
         row = trial_row(trial)
         self.rows.append(row)
@@ -172,14 +171,17 @@ class SearchLines(QuietSearch):
         self._write(f"search {study.name}: {plural(total, 'trial')} in all, {done} over before")
 
     def message(self, text: str) -> None:
-        """One line."""
-        self._write(f"note: {text}")
+        """One line, unless it is known from a trial's."""
+        if self.is_news(text):
+            self._write(f"note: {text}")
 
     def trial_finished(self, trial: FrozenTrial) -> None:
         """One line with the value, the best so far and the time left; now and then one on what matters."""
         known, best = self.matters, self.best
         super().trial_finished(trial)
         row = self.rows[-1]
+        if row.state == FAILED:
+            self.is_news(_reason(row))
         name = f"trial {row.number}" + (f" ({row.label})" if row.label else "")
         parts = [f"[{self.over}/{self.total}] {name}: {_outcome(self, row)}"]
         if row.values and self.best is not None:
@@ -220,13 +222,14 @@ class SearchBars(QuietSearch):
 
     def message(self, text: str) -> None:
         """A line above the view."""
-        self._live.console.print(f"note: {text}", soft_wrap=True)
+        if self.is_news(text):
+            self._live.console.print(f"note: {text}", soft_wrap=True)
 
     def trial_finished(self, trial: FrozenTrial) -> None:
         """Count it; a failure stays as a line above the view."""
         super().trial_finished(trial)
         row = self.rows[-1]
-        if row.state == FAILED:
+        if row.state == FAILED and self.is_news(_reason(row)):
             self._live.console.print(f"trial {row.number}: {_outcome(self, row)}", soft_wrap=True)
         self._bar.update(self._task, completed=self.over)
 
@@ -255,5 +258,14 @@ def _outcome(view: QuietSearch, row: TrialRow) -> str:
         return view.value(row) + (f" (the same as trial {row.same_as})" if row.same_as is not None else "")
     if row.state == PRUNED:
         last = max(row.steps, default=None)
-        return "pruned" if last is None else f"pruned at epoch {last}"
+        if last is None:
+            return "pruned"
+        if view.step == "seed":
+            return f"pruned after {len(row.steps)} of {view.seeds} seeds"
+        return f"pruned at epoch {last}"
     return f"failed: {' '.join(row.failure.split()) or 'no reason was recorded'}"
+
+
+def _reason(row: TrialRow) -> str:
+    """Why a trial failed, as the process says it that found it so."""
+    return f"trial {row.number}: {row.failure}"

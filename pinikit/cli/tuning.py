@@ -26,7 +26,7 @@ from pinikit.reporting.text import plural, plus_minus, signed_interval
 from pinikit.study.executors.signals import interruptible
 from pinikit.study.store import Store
 from pinikit.tuning.best import BEST
-from pinikit.tuning.confirm import Confirmation, answer, confirmation, is_answered
+from pinikit.tuning.confirm import answer, confirmation, is_answered
 from pinikit.tuning.publishing import PAGE, confirm_command
 from pinikit.tuning.request import Request
 from pinikit.tuning.results import BASE, COMPLETE, FAILED, METRICS, ZERO_SHOT, TrialRow, TuneResult
@@ -134,7 +134,9 @@ def print_found(console: Console, result: TuneResult, store: Store) -> None:
         console.print(Text(caption, style="dim"))
         console.print(_recipe(result), soft_wrap=True)
     found = confirmation(result, store)
-    console.print(plain(answer(result, found if isinstance(found, Confirmation) else None)), soft_wrap=True)
+    console.print(plain(answer(result, found)), soft_wrap=True)
+    if isinstance(found, str):
+        console.print(f"the runs of {result.best_name} do not count: {found}", soft_wrap=True)
     if failed := result.count(FAILED):
         console.print(f"{plural(failed, 'trial')} failed; the page says why", soft_wrap=True)
     folder = store.study_folder(result.name)
@@ -153,8 +155,8 @@ def plain(text: str) -> str:
 
 def _columns(result: TuneResult) -> list[Column]:
     """The best trials and the anchors."""
-    anchors = [row for row in (result.base, result.zero_shot) if row is not None]
-    rows = [row for row in result.ranked if row.label not in (BASE, ZERO_SHOT)][:SHOWN] + anchors
+    rows = result.best(SHOWN)
+    rows += [row for row in result.anchors if row not in rows]
     metric = result.metric
     columns = [Column("trial", [row.name for row in rows], justify="left")]
     columns += [

@@ -228,10 +228,18 @@ class Injector(nn.Module, ABC):
 
 
 class Loss(ABC):
-    """A scalar of a batch. ``requires`` names the entries of the batch that it reads."""
+    """A scalar of a batch."""
 
     version: ClassVar[int] = 1
     requires: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
+    """Names from :data:`LOSS_BATCH` that it reads; only those are computed."""
+    min_samples: ClassVar[int] = 1
+    """How many noise samples of each picture it needs at least; fewer are refused before training."""
+
+    @property
+    def uniforms(self) -> int:
+        """How many random numbers it wants for each row, where it requires ``uniform``."""
+        return 0
 
     @abstractmethod
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -243,8 +251,22 @@ LOSS_BATCH: Mapping[str, str] = {
     "labels": "[B·S]",
     "image_features": "noisy image features, not normalised, [B·S, D]",
     "text_features": "noisy text features, not normalised, [C, D]",
+    "sample_logits": "logits by picture, [B, S, C]",
+    "sample_features": "image_features by picture, [B, S, D]",
+    "clean_logits": "logits of the frozen model without noise, [B·S, C]",
+    "clean_image_features": "frozen features of the same views, not normalised, [B·S, D]",
+    "clean_text_features": "frozen text features of the run's prompts, not normalised, [C, D]",
+    "prompt_tokens": "noisy token embeddings of the template, without the start of text, [1 or C, T, W]",
+    "uniform": "random numbers on [0, 1), this loss's own at each step, [B·S, its ``uniforms``]",
+    "class_prior": "each class's share of the training pictures, [C]",
 }
-"""What a loss may require."""
+"""What a loss may require. Nothing that is clean, and no prior, has a gradient."""
+
+LOSS_STAGES: Mapping[str, frozenset[str]] = {
+    "clean_logits": frozenset({"image_feature"}),
+    "clean_image_features": frozenset({"image_feature"}),
+}
+"""Image stages whose clean tensors an entry of the batch is made of."""
 
 
 # --- methods --------------------------------------------------------------------------------------
@@ -310,6 +332,8 @@ class Footprint:
     """Image stages whose clean tensors are read, in training and evaluation."""
     epochs: int = 0
     """Passes over the train split; 0 if its pictures are not looked at."""
+    trains_with: frozenset[str] = frozenset()
+    """Image stages whose clean tensors are read in training only, beside ``reads``."""
 
 
 class Method(ABC):

@@ -123,8 +123,16 @@ class Checker:
         if dataclasses.is_dataclass(slot.type):
             return self._merge_keys(base or {}, patch, slots_of(typing.cast(type, slot.type)), where)
         if get_origin(slot.type) in (dict, Mapping):
+            if base is None and isinstance(patch, Mapping) and any(item is None for item in patch.values()):
+                base = self.default_labels(slot, where)  # of which null takes one away, not all
             return self._merge_mapping(base or {}, patch, item_slot(slot.type), where)
         return patch
+
+    def default_labels(self, slot: Slot, where: Where) -> Mapping[str, Any]:
+        """What a mapping has by default, e.g. a method's injections; empty where it has nothing."""
+        if not isinstance(slot.default, Mapping):
+            return {}
+        return typing.cast(Mapping[str, Any], self.merge({}, slot.default, slot, where))
 
     def _merge_keys(
         self, base: Mapping[str, Any], patch: Any, slots: Mapping[str, Slot], where: Where

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -20,6 +21,18 @@ from pinikit.errors import ConfigError, listing, nearest
 STUDY = Slot(StudyConfig)
 RUN = Slot(RunConfig)
 
+METHOD = "run.method"
+
+REMOVABLE = (
+    f"{METHOD}.injections",
+    f"{METHOD}.losses",
+    "run.evaluate.other_data",
+    "design.factors",
+    "design.axes",
+    "expect",
+)
+"""Mappings of a study of which ``null`` takes a label away."""
+
 WHOLE = ("design.factors", "design.axes", "design.parts", "expect", "search")
 """Keys of a study whose own keys may have dots: key paths, or names of arms."""
 
@@ -34,6 +47,8 @@ class StudyFile:
     """What was given of the base configuration, before defaults are filled in."""
     arm_overrides: Mapping[str, Mapping[str, Any]]
     """Changes by the command line to arms that the design names."""
+    given: frozenset[str] = frozenset()
+    """The study's own keys that were given, by itself, its defaults or the command line."""
 
     @property
     def where(self) -> Where:
@@ -137,9 +152,10 @@ def _flow(value: Any) -> str:
 
 def _parse_value(key: str, text: str) -> Any:
     try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
+        found = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"command line: {key}: {shown(text)} is not a YAML value") from error
+    return typing.cast(dict[str, Any], found)["value"]
 
 
 def nest(flat: Mapping[str, Any], where: Where, whole: Sequence[str] = ()) -> dict[str, Any]:
@@ -215,9 +231,9 @@ def load_study(path: Path, overrides: Sequence[str] | Mapping[str, Any], checker
     arm_overrides: dict[str, Any] = {}
     if isinstance(commanded.get("design"), dict):
         arm_overrides = commanded["design"].pop("arms", {})
-    merged = _without_nulls(checker.merge(merged, commanded, STUDY, Where("command line")))
+    merged = _without_nulls(_merged(merged, commanded, Where("command line"), checker))
     config = _structured(StudyConfig, checker.complete(merged, STUDY, Where(str(path))))
-    return StudyFile(path, config, merged.get("run", {}), arm_overrides)
+    return StudyFile(path, config, merged.get("run", {}), arm_overrides, frozenset(merged))
 
 
 def _read_study(path: Path, checker: Checker, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -260,7 +276,53 @@ def _lay(
         kinds = [part.get("kind", "arms") for part in (below["design"], design)]
         if "kind" in design and kinds[0] != kinds[1]:
             below = {key: value for key, value in below.items() if key != "design"}
-    return _without_nulls(checker.merge(below, content, STUDY, where))
+    return _without_nulls(_merged(below, content, where, checker))
+
+
+def _merged(
+    below: Mapping[str, Any], content: Mapping[str, Any], where: Where, checker: Checker
+) -> dict[str, Any]:
+    """One study over another.
+
+    Raises:
+        ConfigError: anything that is wrong; also ``null`` for a label that is not there.
+    """
+    merged: dict[str, Any] = checker.merge(below, content, STUDY, where)
+    for path in REMOVABLE:
+        removed = [str(label) for label, value in _at(content, path).items() if value is None]
+        known = _known_labels(below, path, where, checker) if removed else []
+        for label in removed:
+            if label not in known and _same_method(below, content, path):
+                raise ConfigError(
+                    f"{where / path / label}: found null for a label that is not there"
+                    f"{nearest(label, known)}; allowed: {listing(known)}"
+                )
+    return merged
+
+
+def _at(content: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    """The mapping at a key path; empty where there is none."""
+    found: Any = content
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _known_labels(below: Mapping[str, Any], path: str, where: Where, checker: Checker) -> list[str]:
+    """The labels at a key path, which may be the method's default ones."""
+    above, _, key = path.rpartition(".")
+    if above == METHOD and key not in _at(below, above):
+        slot = slots_of(RunConfig)["method"]
+        name = _at(below, METHOD).get("name", slot.default["name"])
+        parts = checker.component_slots("method", name, slot.extras)
+        return list(checker.default_labels(parts[key], where)) if key in parts else []
+    return list(_at(below, path))
+
+
+def _same_method(below: Mapping[str, Any], content: Mapping[str, Any], path: str) -> bool:
+    """Whether the labels at a path are of the method that stands below."""
+    names = [_at(study, METHOD).get("name") for study in (below, content)]
+    return not path.startswith(f"{METHOD}.") or names[1] in (None, names[0])
 
 
 def _without_nulls(study: dict[str, Any]) -> dict[str, Any]:

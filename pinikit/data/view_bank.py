@@ -28,7 +28,7 @@ from pinikit.errors import ConfigError, DataError, PinikitError
 try:
     import fcntl
 except ImportError:  # Windows, which does not remove a file that is open
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # mypy takes it for the module
 
 SIZE_VARIABLE = "PINIKIT_CACHE_SIZE"
 """Environment variable: how large the view bank may grow, such as ``50 GB``; ``0`` for none on disk."""

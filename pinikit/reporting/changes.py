@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,10 +53,10 @@ class ArmSettings:
         self._methods = {name: str(arm.config["method"]["name"]) for name, arm in study.arms.items()}
         self._members: Counter[str | None] = Counter(self._methods.values())
         self._members[None] = len(self._arms)
-        self._texts: dict[tuple[str | None, str], Counter[str]] = {}
+        self._texts: defaultdict[tuple[str | None, str], Counter[str]] = defaultdict(Counter)
         for name, own in self._arms.items():
             for key, item in own.items():
-                self._texts.setdefault((self._group(key, name), key), Counter())[item.text] += 1
+                self._texts[self._group(key, name), key][item.text] += 1
 
     def changes(self, arm: str) -> dict[str, str]:
         """Where an arm differs from the baseline; for the baseline or without one, from what arms share."""
@@ -122,7 +122,7 @@ class _Reader:
 
     def _read(self, value: Any, slot: Slot, path: str) -> dict[str, Setting]:
         if not isinstance(value, Mapping):
-            return dict(self._walk(value, slot, path))
+            return {path: Setting(value_text(value), value == slot.default)}
         key = (id(value), path)
         if key not in self._known:
             self._known[key] = (dict(self._walk(value, slot, path)), value)

@@ -14,6 +14,7 @@ from pinikit.reporting.differences import differences_section
 from pinikit.reporting.headline import headline_sentence
 from pinikit.reporting.marks import marked
 from pinikit.reporting.other_data import other_data_section
+from pinikit.reporting.plugins import plugins_sentence
 from pinikit.reporting.settings import grid_of, grid_section, series_section
 from pinikit.reporting.text import (
     count,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from pinikit.study.store import StoredResult
     from pinikit.study.study import Run
 
-LAYOUT = 4
+LAYOUT = 5
 """Raised when figure or report come out differently from equal results, so that old ones are made anew."""
 
 RANKS = "ranks.png"
@@ -113,6 +114,7 @@ def report_text(result: StudyResult) -> str:
         _notes(result, summaries),
         "## How it was measured",
         "\n".join(f"- {line}" for line in method_lines(result, summaries)),
+        plugins_sentence(study.runs),
         _environment(result),
         f"<!-- pinikit {__version__}, layout {LAYOUT} -->",
     ]
@@ -165,15 +167,15 @@ def published_section(result: StudyResult) -> str:
 
 def _result_table(summaries: Sequence[ArmSummary]) -> str:
     drawn = next((row.mc_noise for row in summaries if row.mc_noise), "mc")
-    plain = ("arm", "seeds", "test accuracy", "Δ to baseline", "won/tied/lost")
-    head = (*plain, "one draw", drawn, "macro", "time")
+    compared = any(row.baseline for row in summaries)
+    against = ("Δ to baseline", "won/tied/lost") if compared else ()
+    head = ("arm", "seeds", "test accuracy", *against, "one draw", drawn, "macro", "time")
     rows = [
         (
             f"`{row.arm}`",
             f"{row.seeds}" + (f" ({row.failed} failed)" if row.failed else ""),
             plus_minus(row.accuracy, row.accuracy_interval),
-            marked(signed_interval(row.difference, row.difference_low, row.difference_high), row),
-            f"{row.wins}/{row.ties}/{row.losses}" if row.pairs else "",
+            *(_against(row) if compared else ()),
             number(row.sample_accuracy),
             number(row.mc_accuracy),
             number(row.macro_accuracy),
@@ -182,6 +184,12 @@ def _result_table(summaries: Sequence[ArmSummary]) -> str:
         for row in summaries
     ]
     return markdown_table(head, rows)
+
+
+def _against(row: ArmSummary) -> tuple[str, str]:
+    """The difference to the baseline, and on how many seeds the arm was better, equal and worse."""
+    difference = signed_interval(row.difference, row.difference_low, row.difference_high)
+    return marked(difference, row), f"{row.wins}/{row.ties}/{row.losses}" if row.pairs else ""
 
 
 def _noise_table(summaries: Sequence[ArmSummary]) -> str:

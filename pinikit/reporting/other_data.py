@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pinikit.reporting.text import markdown_table, plus_minus, signed_interval
+from pinikit.study.patterns import few
 from pinikit.study.statistics import OtherSummary, Results, other_labels, other_summaries
 
 if TYPE_CHECKING:
@@ -18,13 +19,17 @@ _ABOUT = (
 )
 _PAIRS = "Δ to `{baseline}` on the same data, in points: means of differences paired by seed, not corrected."
 _MEAN = "*mean* counts each of the other data sets alike."
+_MISSING = (
+    "**Missing:** what was trained could not be tested there, so means are over the other seeds. The next "
+    "`pinikit run` of the study tries it again, without training."
+)
 
 Grid = Mapping[tuple[str, str | None], OtherSummary]
 """Summaries by arm and label."""
 
 
 def other_data_section(result: StudyResult, shown: Container[str] | None = None) -> str:
-    """Tables of accuracies and of differences; empty where no run was tested on other data.
+    """Tables of accuracies and of differences, and what is missing; empty where there is no other data.
 
     Args:
         result: the study.
@@ -46,7 +51,11 @@ def other_data_section(result: StudyResult, shown: Container[str] | None = None)
         parts.append(_PAIRS.format(baseline=study.baseline))
         differences = [[f"`{arm}`", *_cells(grid, arm, columns, _difference)] for arm in compared]
         parts.append(markdown_table(["arm", *(f"Δ {title}" for title in titles)], differences))
-    return "\n\n".join([*parts, "\n".join(f"- {line}" for line in _facts(result.results))])
+    if facts := _facts(result.results):
+        parts.append("\n".join(f"- {line}" for line in facts))
+    if missing := _missing(result.results):
+        parts += [_MISSING, "\n".join(f"- {line}" for line in missing)]
+    return "\n\n".join(parts)
 
 
 def _cells(
@@ -74,3 +83,12 @@ def _facts(results: Results) -> list[str]:
             told.setdefault(label, {})[size] = None
             prompts.setdefault(label, {})[f"`{found['template']}`"] = None
     return [f"`{label}`: {'; or '.join(told[label])}; prompts {', '.join(prompts[label])}" for label in told]
+
+
+def _missing(results: Results) -> list[str]:
+    """Runs that could not be tested on other data, by label and reason."""
+    runs: dict[tuple[str, str], list[str]] = {}
+    for (arm, seed), result in results.items():
+        for label, reason in result.untested.items() if result.finished else ():
+            runs.setdefault((label, " ".join(reason.split())), []).append(f"`{arm}` seed {seed}")
+    return [f"`{label}`: {few(found)}: {reason}" for (label, reason), found in runs.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,20 +38,26 @@ def expect(runs: Iterable[Run], footprints: Mapping[str, Footprint], workshop: W
         bank.expect(reads, items, numbers)
 
 
-def plan_bank(runs: Iterable[Run], footprints: Mapping[str, Footprint], workshop: Workshop) -> BankPlan:
+def plan_bank(
+    runs: Iterable[Run],
+    footprints: Mapping[str, Footprint],
+    workshop: Workshop,
+    retest: Collection[str] = (),
+) -> BankPlan:
     """What ``runs`` will take of the view bank, and how much of it is there.
 
     Args:
-        runs: those to be trained.
+        runs: those to be worked on.
         footprints: by arm.
         workshop: has their backbones and banks.
+        retest: identities of those that are not trained but only tested on other data.
 
     Raises:
         DataError: a picture cannot be read.
     """
     needed = present = 0
     missing: set[tuple[str, bytes]] = set()
-    for need in _merged(_needs(runs, footprints, workshop)):
+    for need in _merged(_needs(runs, footprints, workshop, retest)):
         needed += need.row_bytes * len(need.keys)
         present += need.row_bytes * len(need.present)
         missing |= {(need.shelf[0], key) for key in need.keys - need.present}
@@ -59,29 +65,37 @@ def plan_bank(runs: Iterable[Run], footprints: Mapping[str, Footprint], workshop
     return BankPlan(needed, present, len(missing), disk.room(), disk.limit, disk.folder)
 
 
-def _needs(runs: Iterable[Run], footprints: Mapping[str, Footprint], workshop: Workshop) -> Iterator[Need]:
-    for bank, reads, items, numbers, threads in _requests(runs, footprints, workshop):
+def _needs(
+    runs: Iterable[Run], footprints: Mapping[str, Footprint], workshop: Workshop, retest: Collection[str]
+) -> Iterator[Need]:
+    for bank, reads, items, numbers, threads in _requests(runs, footprints, workshop, retest):
         yield from bank.need(reads, items, numbers, threads)
 
 
 def _requests(
-    runs: Iterable[Run], footprints: Mapping[str, Footprint], workshop: Workshop
+    runs: Iterable[Run],
+    footprints: Mapping[str, Footprint],
+    workshop: Workshop,
+    retest: Collection[str] = (),
 ) -> Iterator[tuple[Bank, frozenset[str], Sequence[Item], Sequence[int], int]]:
     """What runs ask their banks for, each once: stages, pictures, views, and in how many threads."""
     seen = set()
     for run in runs:
         footprint, threads = footprints[run.arm], run.config["threads"] or THREADS
-        for bank, split, items, numbers in _reads(run, footprint, workshop):
-            request = (id(bank), *split, footprint.reads, tuple(numbers), threads)
+        reads = _reads_elsewhere(run, workshop) if run.id in retest else _reads(run, footprint, workshop)
+        for bank, split, items, numbers in reads:
+            only_here = footprint.trains_with if split[1] == "train" else frozenset()
+            stages = footprint.reads | only_here
+            request = (id(bank), *split, stages, tuple(numbers), threads)
             if request not in seen:
                 seen.add(request)
-                yield bank, footprint.reads, items, numbers, threads
+                yield bank, stages, items, numbers, threads
 
 
 def _reads(
     run: Run, footprint: Footprint, workshop: Workshop
 ) -> Iterator[tuple[Bank, tuple[str, str], Sequence[Item], Sequence[int]]]:
-    """Splits that a run reads, with their pictures and views; of other data the test pictures."""
+    """Splits that a run reads, with their pictures and views."""
     bank, key = workshop.bank(run), run.manifest.hash
     if footprint.epochs:
         numbers = view_numbers(run.config["data"]["views"], footprint.epochs)
@@ -89,6 +103,13 @@ def _reads(
     if run.manifest.val:
         yield bank, (key, "val"), run.manifest.val, (0,)
     yield bank, (key, "test"), run.manifest.test, (0,)
+    yield from _reads_elsewhere(run, workshop)
+
+
+def _reads_elsewhere(
+    run: Run, workshop: Workshop
+) -> Iterator[tuple[Bank, tuple[str, str], Sequence[Item], Sequence[int]]]:
+    """The test pictures of other data."""
     for label, other in run.others.items():
         yield workshop.bank(run, label), ("", "other data"), other.items, (0,)
 

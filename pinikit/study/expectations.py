@@ -75,13 +75,16 @@ def verdicts(study: Study, results: Results) -> list[Verdict]:
     found = []
     for arm in study.arms:
         for expected in study.expect.get(arm, ()):
-            values = [_metric(result, expected) for result in finished.get(arm, {}).values()]
+            measured = [_metric(result, expected) for result in finished.get(arm, {}).values()]
+            values = [value for value in measured if value is not None]
             found.append(Verdict(arm, expected, len(values), estimate(values)))
     return found
 
 
-def _metric(result: StoredResult, expected: ExpectConfig) -> float:
-    """With noise as the headline treats it."""
+def _metric(result: StoredResult, expected: ExpectConfig) -> float | None:
+    """With noise as the headline treats it; None where the run was not tested on the data."""
     mode, label = headline_mode(result), expected.other_data
-    found = result.metrics("test", mode) if label is None else result.other_data[label]["test"][mode]
-    return float(found[expected.metric])
+    if label is None:
+        return float(result.metrics("test", mode)[expected.metric])
+    tested = result.other_data.get(label)
+    return None if tested is None else float(tested["test"][mode][expected.metric])

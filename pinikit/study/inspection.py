@@ -21,11 +21,11 @@ from pinikit.study.index import StudyIndex, index_of, read_index
 from pinikit.study.resume import Kept, checkpoint_damage, kept_checkpoints
 from pinikit.study.store import RESULT, Store, StoredResult
 
-State = Literal["finished", "failed", "running", "to do", "damaged"]
+State = Literal["finished", "untested", "failed", "running", "to do", "damaged"]
 
-STATES: tuple[State, ...] = ("finished", "failed", "running", "to do", "damaged")
-"""What becomes of a run. ``running``: a live process holds its lock; ``to do``: it has no result;
-``damaged``: its result cannot be read."""
+STATES: tuple[State, ...] = ("finished", "untested", "failed", "running", "to do", "damaged")
+"""What becomes of a run. ``untested``: finished, but for tests on other data; ``running``: a live process
+holds its lock; ``to do``: it has no result; ``damaged``: its result cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ArmStatus:
     """Epochs done of a training that is under way or was interrupted, as its last checkpoint tells."""
     epochs: int | None = None
     errors: Mapping[int, str] = field(default_factory=dict)
-    """Why runs failed, by seed."""
+    """Why runs failed or were not tested on other data, by seed."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,7 @@ class _Probe:
             return "running", result or {}, changed
         if result is None:
             return "to do", {}, changed
-        status = result.get("status")
-        return (status if status in ("finished", "failed") else "damaged"), result, changed
+        return _state(result), result, changed
 
     def kept(self, run_id: str) -> Kept | None:
         """The checkpoint that the run is part of."""
@@ -187,6 +186,22 @@ class _Probe:
         except DataError:
             content = {}
         return content if isinstance(content, dict) else {}, changed
+
+
+def _state(result: Mapping[str, Any]) -> State:
+    """Of a run that has this result, and is not being trained."""
+    if (status := result.get("status")) == "finished":
+        return "untested" if result.get("untested") else "finished"
+    return "failed" if status == "failed" else "damaged"
+
+
+def _error(result: Mapping[str, Any]) -> str:
+    """Why a run failed, or was not tested on other data; empty where all went well."""
+    if result.get("error"):
+        return str(result["error"])
+    untested = result.get("untested")
+    reasons = untested.items() if isinstance(untested, Mapping) else ()
+    return "; ".join(f"not tested on {label}: {reason}" for label, reason in reasons)
 
 
 def _newest(folder: Path) -> float | None:
@@ -225,7 +240,7 @@ def _arm_status(arm: str, seeds: Mapping[int, str], probe: _Probe) -> ArmStatus:
         max((changed for _, _, changed in looked.values() if changed is not None), default=None),
         None if kept is None else kept.epoch,
         None if kept is None else kept.epochs,
-        {seed: str(item.get("error", "")) for seed, (state, item, _) in looked.items() if state == "failed"},
+        {seed: _error(item) for seed, (state, item, _) in looked.items() if state in ("failed", "untested")},
     )
 
 
@@ -309,7 +324,7 @@ def _row(
         _accuracy(run_id, result),
         changed or 0.0,
         _size(folder),
-        str(result.get("error", "")),
+        _error(result),
     )
 
 

@@ -31,11 +31,15 @@ class PeakMemory:
         return _resident_peak() / 1e6
 
 
-def lacks_memory(error: Exception) -> bool:
+SHORT = ("DefaultCPUAllocator", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""What torch says where it has no kind of exception of its own: its allocator, CUDA, CUDA's libraries."""
+
+
+def lacks_memory(error: BaseException) -> bool:
     """Whether this is how torch or Python says that memory is short, of the device or of the machine."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in SHORT)
 
 
 def _resident_peak() -> int:

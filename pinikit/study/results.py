@@ -155,6 +155,21 @@ def save_failure(store: Store, run: Run, study: str, tries: Sequence[Try]) -> St
     return store.save(run.id, content)
 
 
+def save_untested(store: Store, run: Run, study: str, tries: Sequence[Try]) -> StoredResult:
+    """Record that the last of ``tries`` to test a finished run on other data came to nothing.
+
+    The caller holds the run's lock.
+
+    Raises:
+        PinikitError: the disk refuses.
+    """
+    stored, reason = store.load(run.id), tries[-1].reason
+    if stored is None or not stored.finished:
+        return save_failure(store, run, study, tries)
+    _log(store.run_folder(run.id), f"not tested on {', '.join(stored.untested)}: {reason}")
+    return store.save(run.id, {**stored.content, "untested": dict.fromkeys(stored.untested, reason)})
+
+
 def _log(folder: Path, text: str) -> None:
     with contextlib.suppress(OSError), (folder / LOG).open("a", encoding="utf-8") as log:
         log.write(f"{text}\n")

@@ -27,7 +27,7 @@ from pinikit.config.build import create
 from pinikit.data.files import write_atomic, write_json
 from pinikit.data.view_bank import ViewBank, user_bank
 from pinikit.errors import ConfigError, PinikitError
-from pinikit.study.checkpoint import save_checkpoint
+from pinikit.study.checkpoint import load_checkpoint, save_checkpoint
 from pinikit.study.costs import Meter, add_costs, share, text_costs
 from pinikit.study.executors import ERROR, MEMORY, Try
 from pinikit.study.memory import lacks_memory
@@ -46,6 +46,10 @@ THREADS = torch.get_num_threads()
 """Threads of a run that asks for none: what torch found, which honours OMP_NUM_THREADS."""
 
 DISTRIBUTIONS = ("pinikit", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "transformers")
+
+
+INTERRUPTED = "the test was interrupted"
+"""Why a run was not tested on other data, as long as nothing else is known."""
 
 
 class Steps(Protocol):
@@ -233,7 +237,7 @@ def _train_and_store(
             fitted = {run.id: error for run in wanted}
         results = {run.id: _finish(run, fitted[run.id], store, workshop, steps, record) for run in wanted}
         checkpoints.remove()
-        return results
+        return {run.id: _test_elsewhere(run, results[run.id], store, workshop, steps) for run in wanted}
 
 
 def _tell(runs: Sequence[Run], text: str, steps: Steps) -> None:
@@ -333,13 +337,19 @@ def _finish(
         return store.save(run.id, {**head, "status": "failed", "failure": ERROR, "error": str(error)})
     except Exception as error:
         _log(run).error("failed:\n%s", "".join(traceback.format_exception(error)))
-        message = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         failure = MEMORY if lacks_memory(error) else ERROR
-        return store.save(run.id, {**head, "status": "failed", "failure": failure, "error": message})
+        return store.save(run.id, {**head, "status": "failed", "failure": failure, "error": _reason(error)})
     _log(run).info(
         "finished: %s", {mode: row["accuracy"] for mode, row in outcome["metrics"]["test"].items()}
     )
     return store.save(run.id, {**head, "status": "finished", **outcome})
+
+
+def _reason(error: Exception) -> str:
+    """What is said of an error; one that pinikit did not foresee is named."""
+    if isinstance(error, PinikitError):
+        return str(error)
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _evaluate_and_save(
@@ -359,24 +369,65 @@ def _evaluate_and_save(
         witness = Witness(modes)
         metrics["test"] = _evaluate(run, predictor, test, modes, steps, witness)
     used = add_costs(fitted.used, meter.costs())
-    if run.others:
-        metrics["other_data"] = {}
-    for label in run.others:
-        found, spent = _evaluate_elsewhere(run, label, predictor, workshop, steps)
-        metrics["other_data"][label], used = found, add_costs(used, spent)
     costs = {**used, "trainable_parameters": predictor.trainable_parameters, **fitted.facts}
     save_record(folder, run, predictor, witness, bank, workshop.prompts_of(run))
-    return {"metrics": metrics, "costs": costs}
+    elsewhere = {"untested": dict.fromkeys(run.others, INTERRUPTED)} if run.others else {}
+    return {"metrics": metrics, "costs": costs, **elsewhere}
+
+
+def retest(runs: Sequence[Run], store: Store, workshop: Workshop, steps: Steps) -> dict[str, StoredResult]:
+    """Test finished runs on the other data that they were not tested on, by what they learned.
+
+    Returns:
+        Their results, stored again. One that has vanished meanwhile is a failed one, which is not stored.
+
+    Raises:
+        PinikitError: the disk refuses.
+        Interrupted: ``steps`` was asked to stop.
+    """
+    found = {}
+    for run in runs:
+        torch.set_num_threads(run.config["threads"] or THREADS)
+        if (stored := store.load(run.id)) is None:
+            gone = {"status": "failed", "failure": ERROR, "error": "its result has vanished or was damaged"}
+            found[run.id] = StoredResult(run.id, {**result_head(run, "", ()), **gone})
+            continue
+        with _logging_to(run, store.run_folder(run.id) / "run.log"):
+            found[run.id] = _test_elsewhere(run, stored, store, workshop, steps)
+    return found
+
+
+def _test_elsewhere(
+    run: Run, stored: StoredResult, store: Store, workshop: Workshop, steps: Steps
+) -> StoredResult:
+    """Test a stored run on the other data that it lacks; each result is stored as soon as it is there.
+
+    What was trained must not be lost with a picture of other data: the reason is stored in its place.
+    """
+    for label in [label for label in run.others if label in stored.untested]:
+        tested, untested, spent = dict(stored.other_data), dict(stored.untested), dict[str, float]()
+        try:
+            tested[label], spent = _evaluate_elsewhere(run, label, store.run_folder(run.id), workshop, steps)
+            del untested[label]
+        except Exception as error:
+            untested[label] = _reason(error)
+            _log(run).error("not tested on %s:\n%s", label, "".join(traceback.format_exception(error)))
+        ordered = {key: tested[key] for key in run.others if key in tested}  # as if nothing had failed
+        content = {key: value for key, value in stored.content.items() if key != "untested"}
+        content["metrics"] = {**stored.content["metrics"], "other_data": ordered}
+        content["costs"] = add_costs(stored.costs, spent)
+        stored = store.save(run.id, {**content, **({"untested": untested} if untested else {})})
+    return stored
 
 
 def _evaluate_elsewhere(
-    run: Run, label: str, predictor: Predictor, workshop: Workshop, steps: Steps
+    run: Run, label: str, folder: Path, workshop: Workshop, steps: Steps
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Metrics on the test pictures of other data than was trained on, and what they cost."""
+    """Metrics of what is kept in ``folder`` on the test pictures of other data, and what they cost."""
     other, bank, prompts = run.others[label], workshop.bank(run, label), workshop.prompts_of(run, label)
     meter = Meter("other_data", bank)
     with exact_convolutions():
-        moved = method_of(run).restore(bank.backbone, prompts, predictor.state())
+        moved = method_of(run).restore(bank.backbone, prompts, load_checkpoint(folder).state)
         split = Split(bank, other.items, steps.encoding)
         found = _evaluate(run, moved, split, run.config["evaluate"]["noise"], steps)
     facts = {
@@ -441,7 +492,7 @@ def _log(run: Run) -> logging.Logger:
 class _LogFile(logging.FileHandler):
     """A log that a full disk cuts short: it is told where a result cannot be written."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 — logging's name
         """Say nothing."""
 
 

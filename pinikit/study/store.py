@@ -68,6 +68,12 @@ class StoredResult:
         return found
 
     @property
+    def untested(self) -> Mapping[str, str]:
+        """Other data that a finished run was not tested on, by label, with the reason: the next call does."""
+        found: Mapping[str, str] = self.content.get("untested", {})
+        return found
+
+    @property
     def costs(self) -> Mapping[str, Any]:
         """Seconds, memory, trainable parameters, rates."""
         found: Mapping[str, Any] = self.content["costs"]
@@ -161,18 +167,21 @@ class Store:
 
     def load(self, run_id: str) -> StoredResult | None:
         """A run's result, or None if there is none or it is damaged; see :meth:`damage`."""
-        path = self.run_folder(run_id) / RESULT
-        if not path.is_file() or self.damage(run_id) is not None:
-            return None
-        return StoredResult(run_id, read_json(path))
+        found = self._checked(run_id)
+        return StoredResult(run_id, found) if isinstance(found, dict) else None
 
     def damage(self, run_id: str) -> str | None:
         """What is wrong with a stored result; None if it is sound or absent."""
+        found = self._checked(run_id)
+        return found if isinstance(found, str) else None
+
+    def _checked(self, run_id: str) -> dict[str, Any] | str | None:
+        """A sound result's content; of a damaged one what is wrong; None where there is none."""
         folder = self.run_folder(run_id)
         if not (folder / RESULT).is_file():
             return None
         try:
-            content = read_json(folder / RESULT)
+            content: Any = read_json(folder / RESULT)
             if not isinstance(content, dict) or content.get("checksum") != checksum(content):
                 return f"{folder / RESULT} does not match its own checksum"
             for name, expected in content["files"].items():
@@ -180,7 +189,7 @@ class Store:
                     return f"{folder / name} does not match its checksum"
         except (DataError, OSError, KeyError, ValueError) as error:
             return f"{folder / RESULT}: {error}"
-        return None
+        return content
 
     def clear(self, run_id: str) -> None:
         """Make an empty folder for a run, without what an earlier try left there.

@@ -156,6 +156,8 @@ def resolve_study(
     file = load_study(path, overrides, checker)
     if file.config.search:
         raise ConfigError(f"{path}: search: is for 'pinikit tune {source}'; a study that is run has none")
+    if "tune" in file.given:
+        raise ConfigError(f"{path}: tune: is for 'pinikit tune', with search; a study that is run has none")
     check_study(file)
     derived = expand(file, checker)
     expect = _expectations(file, derived)

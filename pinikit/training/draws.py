@@ -11,6 +11,9 @@ from torch import Tensor
 from pinikit.components.contracts import Draw, Noise, Shape
 from pinikit.seeding import generator
 
+_LOSSES = "losses."
+"""Label of the losses' generator; an injection's has no dot."""
+
 
 class MeanDraw(Draw):
     """No randomness: every noise at its mean."""
@@ -29,14 +32,22 @@ class RandomDraw(Draw):
 
     def base(self, label: str, noise: Noise, shape: Shape) -> Any:
         """The next base randomness of the injection ``label``."""
+        return noise.base(shape, self._generator(label))
+
+    def uniform(self, rows: int, count: int) -> Tensor:
+        """The next numbers on [0, 1) for losses, [rows, count], from a generator of their own."""
+        stream = self._generator(_LOSSES)
+        return torch.rand((rows, count), generator=stream, device=stream.device)
+
+    def _generator(self, label: str) -> torch.Generator:
         if label not in self._generators:
             self._generators[label] = generator(
                 self._seed, "noise", *self._purpose, label, device=self._device
             )
-        return noise.base(shape, self._generators[label])
+        return self._generators[label]
 
     def state(self) -> dict[str, Tensor]:
-        """How far each injection's generator is."""
+        """How far each generator is."""
         return {label: stream.get_state() for label, stream in self._generators.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:

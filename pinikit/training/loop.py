@@ -18,8 +18,8 @@ from pinikit.errors import ConfigError, PinikitError, nearest
 from pinikit.seeding import generator
 from pinikit.training.context import RunContext
 from pinikit.training.draws import RandomDraw
+from pinikit.training.loss_batch import Entries, class_shares, clean_entries, noisy_entries, stages_of
 from pinikit.training.model import NoisyModel, Output, noisy_outputs, noisy_texts
-from pinikit.training.precision import at_least_float32
 from pinikit.training.schedule import learning_rate
 from pinikit.training.task import Task
 from pinikit.training.views import view_numbers
@@ -145,8 +145,7 @@ def step(learners: Sequence[Learner], batches: Sequence[Batch]) -> None:
     texts = noisy_texts(models, draws)
     outputs = noisy_outputs(models, [batch.activations for batch in batches], draws, texts, samples)
     losses = [
-        learner.loss(output, batch.labels)
-        for learner, output, batch in zip(learners, outputs, batches, strict=True)
+        learner.loss(output, batch) for learner, output, batch in zip(learners, outputs, batches, strict=True)
     ]
     torch.stack(losses).sum().backward()
     for learner in learners:
@@ -165,7 +164,9 @@ class Learner:
         if self.parameters:
             self._optimiser = make_optimiser(self.parameters, trainee.optim)
             numbers = view_numbers(trainee.task.views, trainee.optim.epochs)
-            self._views = trainee.task.train.views(self.model.requires, numbers)
+            stages = self.model.requires | stages_of(item.loss for item in trainee.losses)
+            self._views = trainee.task.train.views(stages, numbers)
+            self._shares = class_shares(trainee.task.train.labels, len(trainee.task.class_names))
         self._scaler = torch.amp.GradScaler(
             run.device.type, init_scale=_FP16_SCALE, enabled=run.precision == "fp16"
         )
@@ -184,10 +185,13 @@ class Learner:
             chosen = labels[rows.to(labels.device, non_blocking=True)]
             yield Batch(self._views.gather(views[rows], rows), chosen)
 
-    def loss(self, output: Output, labels: Tensor) -> Tensor:
+    def loss(self, output: Output, batch: Batch) -> Tensor:
         """The loss to be differentiated; what the epoch's means need is noted."""
-        labels = labels.repeat_interleave(self.samples)
-        loss = total_loss(self._trainee.losses, output, labels)
+        labels = batch.labels.repeat_interleave(self.samples)
+        clean = clean_entries(self.model, batch.activations, self.samples)
+        beside = {**clean, "class_prior": lambda: self._shares}
+        uniform = partial(self.draw.uniform, len(labels))
+        loss = total_loss(self._trainee.losses, output, labels, beside, uniform)
         correct = (output.logits.detach().argmax(1) == labels).sum()
         self._totals += torch.stack([loss.detach().float() * len(labels), correct])
         self._rows += len(labels)
@@ -284,15 +288,31 @@ def _exactly(kept: Any, loaded: Any) -> Any:
     return loaded
 
 
-def total_loss(losses: list[WeightedLoss], output: Output, labels: Tensor) -> Tensor:
-    """The weighted sum of the losses, computed in float32 or better."""
-    batch: Mapping[str, Tensor] = {
-        "logits": at_least_float32(output.logits),
-        "labels": labels,
-        "image_features": at_least_float32(output.image_features),
-        "text_features": at_least_float32(output.text_features),
-    }
-    terms = [item.weight * item.loss({key: batch[key] for key in item.loss.requires}) for item in losses]
+def total_loss(
+    losses: list[WeightedLoss],
+    output: Output,
+    labels: Tensor,
+    beside: Entries | None = None,
+    uniform: Callable[[int], Tensor] | None = None,
+) -> Tensor:
+    """The weighted sum of the losses, computed in float32 or better.
+
+    Args:
+        losses: what is summed.
+        output: what the noisy model made of a batch.
+        labels: [B·S].
+        beside: entries of the batch that say something else than the noisy model.
+        uniform: the next random numbers, so many for each row [B·S, count]; every loss has its own.
+    """
+    entries = {**noisy_entries(output, labels), **(beside or {})}
+    shared = frozenset[str]().union(*(item.loss.requires for item in losses)) - {"uniform"}
+    batch = {name: entries[name]() for name in sorted(shared)}
+    terms = []
+    for item in losses:
+        given = {key: batch[key] for key in item.loss.requires & shared}
+        if "uniform" in item.loss.requires and uniform is not None:
+            given["uniform"] = uniform(item.loss.uniforms)
+        terms.append(item.weight * item.loss(given))
     return torch.stack(terms).sum()
 
 

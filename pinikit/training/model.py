@@ -35,6 +35,8 @@ class Text:
 
     features: Tensor
     ratios: Mapping[str, Tensor]
+    template: Tensor
+    """The template's tokens at the prompt embedding, with their noise, [1 or C, T, W]."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class Output:
     image_features: Tensor  # [B·S, D]
     text_features: Tensor  # [C, D]
     ratios: Mapping[str, Tensor]
+    samples: int = 1
+    """S; the samples of a picture are neighbours."""
+    template: Tensor | None = None
+    """The template's noisy tokens, [1 or C, T, W]."""
 
 
 _CLEAN: WeakKeyDictionary[TextTower, WeakKeyDictionary[Prompts, dict[Any, Tensor]]] = WeakKeyDictionary()
@@ -86,6 +92,10 @@ class NoisyModel(nn.Module):
             with torch.no_grad():
                 known[key] = text.encode(self.prompts, self._embedding)
         return known[key]
+
+    def template(self, embedding: PromptEmbedding | None = None) -> Tensor:
+        """The template's tokens [1 or C, T, W] of an embedding, the clean one by default."""
+        return (embedding or self._embedding).prefix[:, self.prompts.leading :]
 
     # --- what it needs ----------------------------------------------------------------------
 
@@ -233,12 +243,14 @@ class NoisyModel(nn.Module):
                 embedding = injection.site.write(embedding, noisy.value, shared=noisy.shared)
         return embedding
 
-    def noisy_text_feature(self, features: Tensor, draw: Draw, ratios: dict[str, Tensor]) -> Text:
+    def noisy_text_feature(
+        self, features: Tensor, draw: Draw, ratios: dict[str, Tensor], template: Tensor
+    ) -> Text:
         """What the injections at the text feature make of ``features`` [C, D]."""
         for injection in self._text_feature:
             noisy = injection(features, {"text_feature": self.clean_text}, draw)
             features, ratios[injection.label] = noisy.value, noisy.ratio
-        return Text(features, ratios)
+        return Text(features, ratios, template)
 
     def image_edits(
         self, activations: Mapping[str, Tensor], text: Text, draw: Draw, ratios: dict[str, Tensor]
@@ -305,11 +317,13 @@ def noisy_texts(models: Sequence[NoisyModel], draws: Sequence[Draw]) -> list[Tex
             first.prompts, [embedding for embedding, _ in noisy], [edits for _, edits in noisy]
         )
         rows = list(features.unbind(0))
+        templates = [first.template(embedding) for embedding, _ in noisy]
     else:
         rows = [model.clean_text for model in models]
+        templates = [model.template() for model in models]
     return [
-        model.noisy_text_feature(features, draw, seen)
-        for model, features, draw, seen in zip(models, rows, draws, ratios, strict=True)
+        model.noisy_text_feature(features, draw, seen, template)
+        for model, features, draw, seen, template in zip(models, rows, draws, ratios, templates, strict=True)
     ]
 
 
@@ -343,7 +357,7 @@ def noisy_outputs(
     )
     rows = features.split(sizes)
     return [
-        Output(model.logits(image, text.features), image, text.features, ratio)
+        Output(model.logits(image, text.features), image, text.features, ratio, samples, text.template)
         for model, image, text, ratio in zip(models, rows, texts, ratios, strict=True)
     ]
 

@@ -45,8 +45,8 @@ def best_study(result: TuneResult) -> str:
         f"    # no training{_found(result, result.zero_shot)}",
         f"    {ZERO_SHOT}: {_flow(ZERO_SHOT_CHANGES)}",
     ]
-    for rank, row in enumerate(rows, 1):
-        lines += _arm(result, rank, row)
+    for row in result.to_measure:
+        lines += _arm(result, row)
     lines += [f"seeds: {_flow(list(result.fresh_seeds))}"]
     return "\n".join(lines) + "\n"
 
@@ -54,7 +54,7 @@ def best_study(result: TuneResult) -> str:
 def _head(result: TuneResult, rows: Sequence[TrialRow]) -> Iterator[str]:
     """Where the study comes from, and why the numbers in its comments are not to be believed."""
     seeds = f"seed{'s' * (len(result.seeds) > 1)} {', '.join(map(str, result.seeds))}"
-    yield f"# Written by `{result.request.command}`."
+    yield _comment(f"Written by `{result.request.command}`.")
     complete = plural(len(result.complete), "complete trial")
     yield f"# The best {len(rows)} of {complete} by {_validation(result)}, on {seeds}."
     yield "# The best of many values is partly luck: what the comments say of the search is too high."
@@ -82,9 +82,9 @@ def _validation(result: TuneResult) -> str:
     return f"{metrics} ({noise})"
 
 
-def _arm(result: TuneResult, rank: int, row: TrialRow) -> Iterator[str]:
+def _arm(result: TuneResult, row: TrialRow) -> Iterator[str]:
     known = f" ({row.label})" if row.label else ""
-    yield f"    # rank {rank} in the search{known}{_found(result, row)}"
+    yield f"    {_comment(f'rank {result.rank(row)} in the search{known}{_found(result, row)}')}"
     reference = result.base.config if result.base is not None else result.base_config
     changes = dict(changed(searched(reference), searched(row.config)))
     if not changes:
@@ -159,7 +159,28 @@ def _block(value: Mapping[str, Any], level: int) -> Iterator[str]:
 
 def _flow(value: Any) -> str:
     """A value as YAML in one line."""
-    text = yaml.safe_dump(
-        value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False
+    text = yaml.dump(
+        value,
+        Dumper=_OneLine,
+        default_flow_style=True,
+        width=float("inf"),
+        allow_unicode=True,
+        sort_keys=False,
     )
     return str(text).removesuffix("\n").removesuffix("\n...")
+
+
+class _OneLine(yaml.SafeDumper):
+    """Escapes line breaks, which would stand as lines of their own otherwise."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_OneLine.add_representer(str, _text)
+
+
+def _comment(text: str) -> str:
+    """A comment of one line, whatever stands in the text."""
+    return "# " + "".join(sign if sign.isprintable() else " " for sign in text)

@@ -9,29 +9,37 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from optuna.study import Study as OptunaStudy
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from pinikit import __version__
 from pinikit.errors import PinikitError
-from pinikit.study.executors.processes import environment_of_worker, how_it_ended, kernel_kills
+from pinikit.study.executors import CRASH
+from pinikit.study.executors.processes import (
+    await_end,
+    check_begun,
+    environment_of_worker,
+    how_it_ended,
+    kernel_kills,
+)
 from pinikit.study.executors.signals import stopping
 from pinikit.study.resume import Interrupted, StopRequest
 from pinikit.study.store import Store
+from pinikit.tuning.failures import RETRIES
 from pinikit.tuning.reporting import TuneReporter
 from pinikit.tuning.request import Request
 from pinikit.tuning.storage import close_storage, open_search, open_storage
 from pinikit.tuning.strategy import quiet
 from pinikit.tuning.study import TuneStudy
-from pinikit.tuning.tickets import PLACE, Board, make_first
-from pinikit.tuning.worker import Bench, Search, Worker, main
+from pinikit.tuning.tickets import PLACE, Board, kind_of, make_first
+from pinikit.tuning.worker import Bench, DeviceLostError, Search, Worker, main
+
+GO_ON = "everything is kept, and the same command goes on in another one"
 
 STOPPING = "stopping after the epoch under way; Ctrl-C again stops at once"
 
-GRACE_SECONDS = 10.0
-"""How long a worker that is done may take to end."""
-
-MOST_DEATHS = 3
-"""Workers that may end without a word one after the other, with no trial done in between."""
+DEATHS = 1 + RETRIES[CRASH]
+"""Deaths by which a trial that kills its workers is given up. When there are more for each job, and no trial
+ended in another way in between, it is not the trial that kills them."""
 
 
 class Engine:
@@ -57,12 +65,15 @@ class Engine:
             runs = self._bench.objective.runs(study.base)
             self._bench.objective.check(runs)
             pictures = (note for run in runs for note in run.manifest.notes)
-            self.notes = tuple(dict.fromkeys([*pictures, *self._bench.workshop.messages()]))
+            self.notes = tuple(
+                dict.fromkeys([*pictures, *self._bench.notes, *self._bench.workshop.messages()])
+            )
+            points = self._bench.points  # before the search is there: others wait for its first tickets
             self.found = open_search(
                 self._storage,
                 study,
                 _facts(study, self._bench, runs, self.notes),
-                lambda found: make_first(found, request.trials, self._bench.points),
+                lambda found: make_first(found, request.trials, points),
             )
         folder.mkdir(parents=True, exist_ok=True)
         request.save(folder)
@@ -76,6 +87,7 @@ class Engine:
             Interrupted: Ctrl-C or SIGTERM; the epoch under way was finished, and its trial waits.
             KeyboardInterrupt: a second one.
             StorageLostError: the storage does not answer any more.
+            PinikitError: no process of this machine can evaluate any trial, or this one none any more.
         """
         follower = _Follower(self.found, self._search, self._reporter)
         follower.start(self.notes)
@@ -85,7 +97,10 @@ class Engine:
             if self._jobs == 1:
                 say = self._reporter.message
                 worker = Worker(self._search, self._storage, self._bench, self._stop, say)
-                worker.work(follower.look)
+                try:
+                    worker.work(follower.look)
+                except DeviceLostError as error:
+                    raise PinikitError(f"{error}; {GO_ON}") from error
             else:
                 self._bench.workshop.backbones.clear()  # the workers have their own
                 _Crew(self._search, self._jobs, self._stop, self._reporter.message).work(follower)
@@ -110,6 +125,7 @@ def _facts(study: TuneStudy, bench: Bench, runs: list[Any], notes: tuple[str, ..
         "seeds": list(study.seeds),
         "metrics": list(study.tune.metrics),
         "noise": study.tune.noise,
+        "step": study.step,
         "data": {str(run.seed): run.manifest.hash for run in runs},
         "notes": list(notes),
     }
@@ -124,12 +140,15 @@ class _Follower:
         self.finished = False
         """Whether every place was done when it looked last."""
         self.done = 0
+        self.survived = 0
+        """Trials that did not end with their worker."""
 
     def start(self, notes: tuple[str, ...]) -> None:
         trials = self._found.get_trials(deepcopy=False)
         self._count(Board(trials, self._search.total))
         earlier = [trial for trial in trials if PLACE in trial.user_attrs and trial.state.is_finished()]
         self._known = {trial.number: trial.state for trial in earlier}
+        self.survived = sum(not _killed_its_worker(trial) for trial in earlier)
         self._reporter.started(self._search.study, self._search.total, self.done, earlier)
         for note in notes:
             self._reporter.message(note)
@@ -143,11 +162,16 @@ class _Follower:
             if trial.state == TrialState.RUNNING:
                 self._reporter.trial_started(trial.number)
             elif trial.state.is_finished():
+                self.survived += not _killed_its_worker(trial)
                 self._reporter.trial_finished(trial)
         self._count(Board(trials, self._search.total))
 
     def _count(self, board: Board) -> None:
         self.done, self.finished = board.done, board.finished
+
+
+def _killed_its_worker(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL and kind_of(trial) == CRASH
 
 
 class _Crew:
@@ -157,13 +181,13 @@ class _Crew:
         self._search, self._stop, self._say = search, stop, say
         self._members = [_Member(number, count, search) for number in range(count)]
         self._said: set[str] = set()
-        self._deaths, self._done, self._asked = 0, 0, False
+        self._deaths, self._survived, self._asked = 0, 0, False
 
     def work(self, follower: _Follower) -> None:
         """Let them work until all is done.
 
         Raises:
-            PinikitError: a worker cannot begin, or the storage is lost.
+            PinikitError: workers cannot begin, or die whatever they do, or the storage is lost.
         """
         try:
             for member in self._members:
@@ -201,10 +225,12 @@ class _Crew:
         text = member.bury()
         if member.done or self._stop.is_set():
             return
-        self._deaths = self._deaths + 1 if follower.done == self._done else 1
-        self._done = follower.done
-        if self._deaths > MOST_DEATHS:
-            raise PinikitError(f"{text}, as {MOST_DEATHS} workers before it did without ending any trial.")
+        self._deaths = self._deaths + 1 if follower.survived == self._survived else 1
+        self._survived = follower.survived
+        if self._deaths > DEATHS * len(self._members):
+            raise PinikitError(
+                f"{text}, as {self._deaths - 1} workers before it did without ending any trial."
+            )
         self._say(f"{text}; another one takes its place")
         member.start()
 
@@ -274,20 +300,11 @@ class _Member:
         Raises:
             PinikitError: it ended by itself before it could do anything, as the next one would.
         """
-        self._process.join(GRACE_SECONDS)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        code = self._process.exitcode
         assert self._connection is not None
-        self._connection.close()
-        self._process.close()
+        code = await_end(self._process, self._connection)
         self._process, self._connection = None, None
-        if code and code > 0 and not self._ready:
-            raise PinikitError(
-                f"A worker process ended with exit code {code} before it was ready; see above. A script that "
-                "calls tune with jobs does so under `if __name__ == '__main__':`."
-            )
+        if not self._ready:
+            check_begun(code, "tune with jobs")
         return f"{self.name} {how_it_ended(code, kernel_kills() > self._kills)}"
 
     def end(self) -> None:

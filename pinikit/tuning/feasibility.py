@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pinikit.config.checking import Checker
@@ -11,7 +11,7 @@ from pinikit.plugin import registry
 from pinikit.study.arm import Arm
 from pinikit.study.checks import Look
 from pinikit.study.groups import shapes_of
-from pinikit.study.study import Resolver
+from pinikit.study.study import Resolver, Run
 from pinikit.tuning.blind import blind
 from pinikit.tuning.study import TuneStudy
 
@@ -27,8 +27,20 @@ class Fits:
     """
 
     def __init__(self, study: TuneStudy, workshop: Workshop) -> None:
-        self.look, self.resolver = Look(workshop), Resolver(Checker(registry()), prepare=blind)
-        self._seed = study.seeds[0]
+        self.look = Look(workshop)
+        self._resolver, self._seeds = Resolver(Checker(registry()), prepare=blind), study.seeds
+        self._evaluate = {**study.base["evaluate"], "other_data": {}}
+
+    def runs(self, config: Mapping[str, Any], seeds: Sequence[int] | None = None) -> list[Run]:
+        """The runs of a configuration with the study's seeds, or some, without anything to test them on.
+
+        Their data has no test split, and other data that is tested on besides is not even looked for.
+
+        Raises:
+            PinikitError: the data or the weights are not there, or the prompt is wrong.
+        """
+        arm = Arm("trial", {**config, "evaluate": self._evaluate}, "trial", {}, None)
+        return self._resolver.runs(arm, self._seeds if seeds is None else seeds)
 
     def __call__(self, config: Mapping[str, Any]) -> str | None:
         """The reason why a configuration cannot be built; None if it can.
@@ -37,7 +49,7 @@ class Fits:
             DataError, WeightsError: no configuration can be: data or weights are missing or damaged.
         """
         try:
-            (run,) = self.resolver.runs(Arm("trial", config, "trial", {}, None), [self._seed])
+            (run,) = self.runs(config, self._seeds[:1])
         except ConfigError as error:
             return str(error)
         found = self.look.footprint(run, shapes_of([run])[0])

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,12 @@ BEAT_SECONDS = 15.0
 GRACE_SECONDS = 90.0
 """How long a worker of another machine may be silent before its trial is given up."""
 
+LEASE, WORKER, BEAT = "lease", "worker", "beat"
+"""User attributes of a trial: where its worker is, the worker's name for people, and its count."""
+
+NOBODY: Mapping[str, Any] = {LEASE: None, WORKER: "", BEAT: None}
+"""What they are of a trial that nobody evaluates."""
+
 LONGEST_GAP = 30.0
 """Of the time between two looks no more counts: the storage, or the one who looks, may have been away."""
 
@@ -46,31 +52,61 @@ def machine() -> str:
         return ""
 
 
+def sign(storage: BaseStorage, trial_id: int) -> None:
+    """Leave machine and process with a trial; until then only long silence can make it count as lost."""
+    storage.set_trial_user_attr(trial_id, LEASE, lease())
+    storage.set_trial_user_attr(trial_id, WORKER, f"{socket.gethostname()}:{os.getpid()}")
+
+
 def lease() -> dict[str, Any]:
-    """Machine and process, to be left with a trial."""
-    return {"machine": machine(), "pid": os.getpid(), "began": _began(os.getpid())}
-
-
-def worker_name() -> str:
-    """This process for people."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """Machine and process, to be left with a trial; no machine where others could not look at the process."""
+    try:
+        return {"machine": machine(), "pid": os.getpid(), "began": _began(os.getpid())}
+    except OSError:
+        return {"machine": "", "pid": os.getpid(), "began": None}
 
 
 def is_gone(found: Any) -> bool:
     """Whether the process of a lease is known to have ended; False where that cannot be known from here."""
     if not isinstance(found, dict) or not machine() or found.get("machine") != machine():
         return False
-    return found.get("began") != _began(found.get("pid"))
+    try:
+        return found.get("began") != _began(found.get("pid"))
+    except OSError:
+        return False
 
 
 def _began(pid: Any) -> str | None:
-    """When a process of this machine began, in its own unit; None if there is none, or it has ended."""
+    """When a process of this machine began, in its own unit; None if there is none, or it has ended.
+
+    Raises:
+        OSError: it cannot be looked at: it is another user's, or this process may open no more files.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
+        _check_not_hidden(pid)
         return None
     state, *rest = text.rpartition(")")[2].split()  # the name before may hold anything
     return None if state in "ZX" else rest[18]
+
+
+def _check_not_hidden(pid: Any) -> None:
+    """Notice a process of another user that /proc does not show, as it may be told to.
+
+    Raises:
+        PermissionError: it is there.
+    """
+    if isinstance(pid, int):
+        with suppress(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def same_hold(one: FrozenTrial, other: FrozenTrial) -> bool:
+    """Whether a trial was held by the same worker at two moments, without a word of it in between."""
+    return one.state == other.state and all(
+        one.user_attrs.get(key) == other.user_attrs.get(key) for key in NOBODY
+    )
 
 
 class Patrol:
@@ -87,13 +123,13 @@ class Patrol:
         gap, self._looked = min(now - self._looked, LONGEST_GAP), now
         before, self._silent = self._silent, {}
         for trial in trials:
-            beat = (trial.user_attrs.get("worker"), trial.user_attrs.get("beat"))
+            beat = (trial.user_attrs.get(WORKER), trial.user_attrs.get(BEAT))
             earlier, silent = before.get(trial.number, (None, 0.0))
             self._silent[trial.number] = (beat, silent + gap if beat == earlier else 0.0)
         return [
             trial
             for trial in trials
-            if is_gone(trial.user_attrs.get("lease")) or self._silent[trial.number][1] > GRACE_SECONDS
+            if is_gone(trial.user_attrs.get(LEASE)) or self._silent[trial.number][1] > GRACE_SECONDS
         ]
 
 
@@ -116,5 +152,5 @@ def _beat(storage: BaseStorage, trial_id: int, end: threading.Event) -> None:
     while not end.wait(BEAT_SECONDS):
         count += 1
         with suppress(OptunaError, PinikitError, RuntimeError, OSError):  # the worker itself will notice
-            storage.set_trial_user_attr(trial_id, "beat", count)
+            storage.set_trial_user_attr(trial_id, BEAT, count)
     storage.remove_session()

@@ -14,7 +14,6 @@ import torch
 from pinikit.components.contracts import Footprint, Predictor
 from pinikit.data.files import canonical_json
 from pinikit.errors import PinikitError
-from pinikit.study.arm import Arm
 from pinikit.study.groups import group_runs, shapes_of
 from pinikit.study.resume import Interrupted, StopRequest
 from pinikit.study.run import THREADS, Workshop, method_of
@@ -69,17 +68,8 @@ class Objective:
 
     def __init__(self, study: TuneStudy, workshop: Workshop, fits: Fits, stop: StopRequest) -> None:
         self._study, self._workshop, self._stop = study, workshop, stop
-        self._resolver, self._look = fits.resolver, fits.look
+        self.runs, self._look = fits.runs, fits.look
         self._clock = _Clock()
-
-    def runs(self, config: Mapping[str, Any]) -> list[Run]:
-        """The runs of a complete run configuration, one for each seed.
-
-        Raises:
-            PinikitError: the data or the weights are not there.
-        """
-        arm = Arm("trial", config, "trial", {}, None)
-        return self._resolver.runs(arm, self._study.seeds)
 
     def check(self, runs: Sequence[Run]) -> None:
         """Look whether the pictures are there.

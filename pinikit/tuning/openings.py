@@ -302,7 +302,7 @@ class _Reader:
                 yield self._component(rule, value, slot, place)
         elif dataclasses.is_dataclass(slot.type):
             self._refuse(self._of(place, has_range=False), place, "keys below it")
-            yield from self.keys(value, slots_of(slot.type), place)  # type: ignore[arg-type]
+            yield from self.keys(value, slots_of(slot.type), place)  # type: ignore[arg-type]  # it is a class
         elif isinstance(value, Mapping) and get_args(slot.type):
             self._refuse(self._of(place, has_range=False), place, "labels below it")
             yield from self._labels(value, item_slot(slot.type), place)

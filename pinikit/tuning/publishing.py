@@ -11,12 +11,12 @@ from pinikit.errors import DataError
 from pinikit.study.results import writing_study
 from pinikit.study.store import Store
 from pinikit.tuning.best import BEST, best_study
-from pinikit.tuning.confirm import Confirmation, answer, confirmation
+from pinikit.tuning.confirm import answer, confirmation
 from pinikit.tuning.results import RESULT, TuneResult, best_name, load_result
 
 PAGE = "tuning.html"
 
-PAGE_LAYOUT = 1
+PAGE_LAYOUT = 2
 """Raised when the page shows the same results otherwise."""
 
 
@@ -81,7 +81,7 @@ def _write_page(result: TuneResult, store: Store) -> str:
         write_atomic(path, tuning_page(result, found, command, digest))
     if isinstance(found, str):
         return f"the runs of {result.best_name} are not shown in the search's page: {found}"
-    return answer(result, found if isinstance(found, Confirmation) else None)
+    return answer(result, found)
 
 
 def confirm_command(result: TuneResult, store: Store) -> str:

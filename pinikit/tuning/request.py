@@ -8,13 +8,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from pinikit.data.files import read_json, write_json
 from pinikit.errors import DataError
 
 REQUEST = "tune.json"
 
-_PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):([^@\s]*)@")
+RUNS = "runs"
+"""The folder of the result store where none is given."""
+
+_SECRETS = (
+    re.compile(r"((?:^(?!journal:|[^:/@]*://)|://)[^:/@]*:).+(?=@)", re.DOTALL),  # USER:PASSWORD@
+    re.compile(r"([?&][^=&#]*(?:pass(?!file)|pwd|secret|token|odbc_connect)[^=&#]*=)[^&#\s]+", re.IGNORECASE),
+)
+"""Passwords in a storage's URL: before the host, and in the query (``password``, ``sslpassword``, …)."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,8 @@ class Request:
     jobs: int = 1
     storage: str | None = None
     """None: SQLite in the study's folder."""
+    runs: str = RUNS
+    """The folder of the result store."""
 
     @property
     def command(self) -> str:
@@ -40,6 +50,7 @@ class Request:
         words += ["--jobs", str(self.jobs)] if self.jobs != 1 else []
         words += ["--timeout", f"{self.timeout:g}"] if self.timeout is not None else []
         words += ["--storage", masked(self.storage)] if self.storage is not None else []
+        words += ["--runs", self.runs] if Path(self.runs) != Path(RUNS) else []
         return shlex.join(words)
 
     def at(self, storage: str | None) -> Request:
@@ -49,7 +60,7 @@ class Request:
     @property
     def secret(self) -> bool:
         """Whether the storage's URL holds a password."""
-        return self.storage is not None and _PASSWORD.search(self.storage) is not None
+        return self.storage is not None and masked(self.storage) != self.storage
 
     def as_json(self) -> dict[str, Any]:
         """As written to files: without the storage where its URL holds a password."""
@@ -84,5 +95,18 @@ class Request:
 
 
 def masked(url: str) -> str:
-    """A storage's URL without its password."""
-    return _PASSWORD.sub(r"\1:***@", url)
+    """A storage's URL without its passwords."""
+    for pattern in _SECRETS:
+        url = pattern.sub(r"\1***", url)
+    return url
+
+
+def without_secrets(text: str, url: str) -> str:
+    """A message in which a driver may repeat a storage's URL, or a password of it."""
+    text = text.replace(url, masked(url))
+    for pattern in _SECRETS:
+        for found in pattern.finditer(url):
+            secret = found.group().removeprefix(found.group(1))
+            for spelling in (secret, unquote(secret)):
+                text = re.sub(rf"(?<!\w){re.escape(spelling)}(?!\w)", "***", text)
+    return text

@@ -18,6 +18,7 @@ from pinikit.data.files import read_json, write_json
 from pinikit.errors import DataError
 from pinikit.study.arm import Arm
 from pinikit.study.statistics import Comparison, Estimate, compare, estimate
+from pinikit.tuning.asking import plain_name
 from pinikit.tuning.importance import Importance, importances
 from pinikit.tuning.request import Request
 
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
     from pinikit.tuning.study import TuneStudy
 
 RESULT = "tuning.json"
-FORMAT = 1
+FORMAT = 2
 
-BASE, ZERO_SHOT = "base", "zero_shot"
-"""Labels of the anchors, which are trials of every search."""
+BASE, PINI, ZERO_SHOT = "base", "pini", "zero_shot"
+"""Labels of the anchors, which are trials of every search: PiNI where the base has other injections."""
 
 COMPLETE, PRUNED, FAILED, RUNNING, WAITING = "complete", "pruned", "failed", "running", "waiting"
 
@@ -86,7 +87,7 @@ class TrialRow:
     values: tuple[float, ...] = ()
     """Means over seeds, one for each metric; empty unless the trial is complete."""
     params: Mapping[str, Any] = field(default_factory=dict)
-    """By Optuna's names."""
+    """By the names of the space: Optuna has others where fewer choices are possible."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The complete run configuration; empty where the trial did not get so far."""
     hash: str = ""
@@ -95,7 +96,7 @@ class TrialRow:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """By phase: ``bank``, ``train``, ``evaluate``, ``overhead``."""
     steps: Mapping[int, float] = field(default_factory=dict)
-    """What the pruner was told, by epoch."""
+    """What the pruner was told, by epoch; by the seed's place where :attr:`TuneResult.step` is ``seed``."""
     failure: str = ""
     same_as: int | None = None
     """The trial whose values it took over, as their configurations are equal."""
@@ -112,20 +113,20 @@ class TrialRow:
     @property
     def name(self) -> str:
         """What tables call it, and the arm of ``best.yaml`` that it becomes."""
-        return self.label if self.label in (BASE, ZERO_SHOT) else f"trial_{self.number}"
+        return self.label if self.label in (BASE, PINI, ZERO_SHOT) else f"trial_{self.number}"
 
     def estimate(self, metric: str) -> Estimate:
         """Mean and interval of a metric over the search's seeds."""
         return estimate(row[metric] for row in self.by_seed.values() if metric in row)
 
     def against(self, other: TrialRow, metric: str) -> Comparison:
-        """Differences to another trial, paired by seed."""
-        common = [seed for seed in self.by_seed if seed in other.by_seed]
-        return compare(
-            self.by_seed[seed][metric] - other.by_seed[seed][metric]
-            for seed in common
-            if metric in self.by_seed[seed] and metric in other.by_seed[seed]
-        )
+        """Differences to another trial, paired by the seeds for which both are known."""
+        values, others = self._values(metric), other._values(metric)
+        return compare(values[seed] - others[seed] for seed in values if seed in others)
+
+    def _values(self, metric: str) -> dict[int, float]:
+        found = {seed: row.get(metric, math.nan) for seed, row in self.by_seed.items()}
+        return {seed: value for seed, value in found.items() if math.isfinite(value)}
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,8 @@ class TuneResult:
     metrics: tuple[str, ...]
     noise: str
     """How noise is treated on validation data."""
+    step: str
+    """What the pruner looks at one after the other: ``epoch`` or ``seed``."""
     seeds: tuple[int, ...]
     fresh_seeds: tuple[int, ...]
     keep: int
@@ -177,7 +180,7 @@ class TuneResult:
         """The complete trials with distinct configurations, in the order of their numbers."""
         found: dict[str, TrialRow] = {}
         for row in self.trials:
-            if row.state == COMPLETE and row.values:
+            if row.state == COMPLETE and row.values and all(map(math.isfinite, row.values)):
                 found.setdefault(row.hash or str(row.number), row)
         return list(found.values())
 
@@ -189,6 +192,10 @@ class TuneResult:
         return sorted(
             self.complete, key=lambda row: (row.number not in front, -sign * row.values[0], row.number)
         )
+
+    def rank(self, row: TrialRow) -> int:
+        """The place of a complete trial among :attr:`ranked`, from 1."""
+        return self.ranked.index(row) + 1
 
     @cached_property
     def front(self) -> list[int]:
@@ -227,6 +234,18 @@ class TuneResult:
         return rows[: self.keep if count is None else count]
 
     @property
+    def anchors(self) -> list[TrialRow]:
+        """The complete trials that are there whatever the space is: ``base``, ``pini``, ``zero_shot``."""
+        found = (self.labelled(label) for label in (BASE, PINI, ZERO_SHOT))
+        return [row for row in found if row is not None]
+
+    @property
+    def to_measure(self) -> list[TrialRow]:
+        """What ``best.yaml`` measures besides the other anchors: the best, and ``pini`` if there is one."""
+        rows, pini = self.best(), self.labelled(PINI)
+        return rows if pini is None or pini in rows else [*rows, pini]
+
+    @property
     def arms(self) -> Mapping[str, Arm]:
         """The complete trials as arms that are compared with ``base``."""
         baseline = BASE if self.base is not None else None
@@ -239,7 +258,7 @@ class TuneResult:
             PinikitError: it cannot be written.
         """
         content = {"format": FORMAT, **asdict(self), "request": self.request.as_json()}
-        write_json(folder / RESULT, _finite(content))
+        write_json(folder / RESULT, _as_json(content))
 
 
 def best_name(name: str) -> str:
@@ -260,7 +279,7 @@ def load_result(folder: Path) -> TuneResult:
         known = {item.name: content[item.name] for item in fields(TuneResult)}
         known |= {key: tuple(known[key]) for key in ("metrics", "seeds", "fresh_seeds", "notes")}
         known["trials"] = tuple(map(_row_of_json, known["trials"]))
-        known["importances"] = tuple(Importance(**item) for item in known["importances"])
+        known["importances"] = tuple(map(_importance_of_json, known["importances"]))
         known["request"] = Request.of_json(known["request"])
         return TuneResult(**known)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -290,6 +309,7 @@ def collect(study: TuneStudy, found: OptunaStudy, request: Request, notes: Seque
         version=__version__,
         metrics=metrics,
         noise=study.tune.noise,
+        step=study.step,
         seeds=tuple(study.seeds),
         fresh_seeds=tuple(study.tune.fresh_seeds),
         keep=study.tune.best,
@@ -319,7 +339,7 @@ def trial_row(trial: FrozenTrial) -> TrialRow:
         state=_STATES[trial.state.name],
         label=str(attrs.get("label", "")),
         values=tuple(trial.values) if trial.state.name == "COMPLETE" and trial.values else (),
-        params=dict(trial.params),
+        params={plain_name(name): value for name, value in trial.params.items()},
         config=json.loads(config) if isinstance(config, str) else config,
         hash=str(attrs.get("hash", "")),
         by_seed={int(seed): dict(row) for seed, row in attrs.get("by_seed", {}).items()},
@@ -336,21 +356,49 @@ def trial_row(trial: FrozenTrial) -> TrialRow:
 
 
 def distributions_of(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-    """Optuna's distributions of all parameters that a trial has, as JSON."""
+    """Optuna's distributions of all parameters that a trial has, as JSON, by the names of the space.
+
+    Where fewer choices were possible in some trials, it is all that some trial had.
+    """
     from optuna.distributions import distribution_to_json
 
-    found: dict[str, Any] = {}
+    seen: dict[str, Any] = {}
     for trial in trials:
         for name, distribution in trial.distributions.items():
-            if name not in found:
-                found[name] = json.loads(distribution_to_json(distribution))
+            seen.setdefault(name, distribution)
+    found: dict[str, Any] = {}
+    for name, distribution in seen.items():
+        known, content = plain_name(name), json.loads(distribution_to_json(distribution))
+        found[known] = _wider(found[known], content) if known in found else content
     return found
 
 
+def _wider(one: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a parameter's distributions the one that holds the values of both: a range, or all choices."""
+    several = [item["attributes"].get("choices") for item in (one, other)]
+    if None in several:
+        return one if several[0] is None else other
+    more, fewer = sorted(several, key=len, reverse=True)
+    return {**one, "attributes": {"choices": [*more, *(item for item in fewer if item not in more)]}}
+
+
 def _row_of_json(content: Mapping[str, Any]) -> TrialRow:
-    by_number = {key: {int(k): v for k, v in content[key].items()} for key in ("by_seed", "steps")}
-    tuples = {key: tuple(content[key]) for key in ("values", "notes")}
-    return TrialRow(**{**content, **by_number, **tuples})
+    numbers = {
+        "values": tuple(map(float, content["values"])),
+        "by_seed": {int(seed): _numbers(row) for seed, row in content["by_seed"].items()},
+        "steps": {int(step): float(value) for step, value in content["steps"].items()},
+        "seconds": _numbers(content["seconds"]),
+    }
+    return TrialRow(**{**content, **numbers, "notes": tuple(content["notes"])})
+
+
+def _importance_of_json(content: Mapping[str, Any]) -> Importance:
+    known = {key: float(content[key]) for key in ("ped_anova", "fanova") if content[key] is not None}
+    return Importance(**{**content, **known})
+
+
+def _numbers(content: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in content.items()}
 
 
 def _json(value: Any) -> Any:
@@ -362,10 +410,10 @@ def _moment(time: Any) -> str:
     return "" if time is None else str(time.isoformat(timespec="seconds"))
 
 
-def _finite(value: Any) -> Any:
-    """Without NaN and infinities, which JSON cannot say."""
+def _as_json(value: Any) -> Any:
+    """With NaN and infinities, which JSON cannot say, as texts that ``float`` reads."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_as_json(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

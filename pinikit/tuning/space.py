@@ -3,27 +3,27 @@
 What an injection or a loss can be is found out with everything else as in the base, so that little has to
 be built and most of it is known from earlier suggestions. A finished suggestion is looked at as a whole.
 Where its parts do not go together, which is rare, it is gone through again, each parameter with those before
-it as they are; a parameter whose choices are then fewer is asked for under another name. Whatever is
-offered follows from the space and the parameters before it, never from earlier trials, so a suggestion can
-be repeated. Imports neither torch nor optuna.
+it as they are; a parameter whose choices are then fewer is asked for under another name, and no trial is told
+of what was drawn before. Whatever is offered follows from the space and the parameters before it, never from
+earlier trials, so a suggestion can be repeated. Imports neither torch nor optuna.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pinikit.config.build import create
 from pinikit.config.checking import Checker
-from pinikit.config.text import value_text
 from pinikit.errors import ConfigError
 from pinikit.plugin import registry
 from pinikit.study.designs.draft import GONE, content_at
+from pinikit.tuning.asking import Asker, NotOfferedError, OfPoint, OfTrial, name_in_context
 from pinikit.tuning.openings import NOTHING, Choice, Number, Opening, Steps, read_openings, unit_of
 from pinikit.tuning.study import TuneStudy
 
@@ -39,67 +39,11 @@ MOST_TRIES = 300
 MOST_STEPS = 4
 """Further parameters that may have to change with a choice."""
 
-LONGEST_NAME = 400
-"""Letters of a parameter's name; Optuna's databases hold 512."""
+MOST_BUILT = 2000
+"""Configurations that are kept, as most are asked for again and again in a suggestion."""
 
 Values = dict[str, Any]
 """By an opening's name: the index of a choice's option, or a number. What is left out is at its start."""
-
-
-class _Asker(Protocol):
-    """Whom a suggestion's values come from."""
-
-    def choose(self, choice: Opening, name: str, labels: Sequence[Any], indices: Sequence[Any]) -> Any:
-        """One of ``indices``, known outside by its label."""
-
-    def draw(self, number: Number) -> float:
-        """A value of the whole range."""
-
-
-class _OfTrial:
-    """Asks Optuna."""
-
-    def __init__(self, trial: BaseTrial) -> None:
-        self._trial = trial
-
-    def choose(self, choice: Opening, name: str, labels: Sequence[Any], indices: Sequence[Any]) -> Any:
-        return indices[list(labels).index(self._trial.suggest_categorical(name, labels))]
-
-    def draw(self, number: Number) -> float:
-        if number.whole:
-            step = int(number.step or 1)
-            found = self._trial.suggest_int(
-                number.name, int(number.low), int(number.high), step=step, log=number.log
-            )
-            return int(found)
-        step_size = number.step
-        return float(
-            self._trial.suggest_float(number.name, number.low, number.high, step=step_size, log=number.log)
-        )
-
-
-class _NotOfferedError(Exception):
-    """What was to be chosen is not possible here."""
-
-
-class _OfPoint:
-    """Gives the values of a known point, and notes what Optuna would call them."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
-        self.parameters: dict[str, Any] = {}
-
-    def choose(self, choice: Opening, name: str, labels: Sequence[Any], indices: Sequence[Any]) -> Any:
-        wanted = self._values.get(choice.name, choice.start)
-        if wanted not in indices:
-            raise _NotOfferedError
-        self.parameters[name] = labels[list(indices).index(wanted)]
-        return wanted
-
-    def draw(self, number: Number) -> float:
-        value: float = self._values.get(number.name, number.start)
-        self.parameters[number.name] = value
-        return value
 
 
 @dataclass(frozen=True)
@@ -129,6 +73,7 @@ class Space:
         self._fits = fits
         self._reasons: dict[frozenset[tuple[str, Any]], str | None] = {}
         self._local: dict[tuple[Any, ...], Values | None] = {}
+        self._built: dict[frozenset[tuple[str, Any]], _Built] = {}
         if (reason := self._why({})) is not None:
             raise ConfigError(f"{study.file}: the base configuration cannot be built: {reason}")
         self._check_ends(self._openings, dict(study.base), study)
@@ -139,9 +84,15 @@ class Space:
         """A complete run configuration that can be built.
 
         Only those parameters are asked for that exist with the values before them, and of their choices only
-        those that are possible.
+        those that are possible. The trial ends up with the parameters that the configuration is made of, and
+        no others; one that was begun before, or is tried again, gives the same configuration again.
         """
-        return copy.deepcopy(self._build(self._ask_all(_OfTrial(trial))).config)
+        ask = OfTrial(trial)
+        values, asked = self._ask_again(ask)
+        if values is None:
+            values, asked = self._ask_all(ask), ask
+        asked.keep()
+        return copy.deepcopy(self._build(values).config)
 
     def defaults(self) -> dict[str, dict[str, Any]]:
         """Parameters of known points, by label, for Optuna's ``enqueue_trial``.
@@ -173,12 +124,25 @@ class Space:
 
     # --- suggesting -------------------------------------------------------------------------
 
-    def _ask_all(self, ask: _Asker) -> Values:
+    def _ask_again(self, ask: OfTrial) -> tuple[Values | None, OfTrial]:
+        """The values that a trial's parameters say, if they say them all."""
+        for way in (self._ask_apart, self._ask_exactly) if ask.known else ():
+            repeated = ask.repeating()
+            with suppress(NotOfferedError):
+                values = way(repeated)
+                if self._why(values) is None:
+                    return values, repeated
+        return None, ask
+
+    def _ask_all(self, ask: Asker) -> Values:
         """Values for everything that is open, together possible."""
         values = self._ask_apart(ask)
-        return values if self._why(values) is None else self._ask_exactly(ask)
+        if self._why(values) is None:
+            return values
+        ask.restart()
+        return self._ask_exactly(ask)
 
-    def _ask_apart(self, ask: _Asker) -> Values:
+    def _ask_apart(self, ask: Asker) -> Values:
         """Values that are possible in each injection and loss by itself."""
         decided: Values = {}
         unit: Steps = ()
@@ -195,7 +159,7 @@ class Space:
                 there = found
         return decided
 
-    def _ask_exactly(self, ask: _Asker) -> Values:
+    def _ask_exactly(self, ask: Asker) -> Values:
         """Values that are possible with all those before them."""
         decided: Values = {}
         whole: Values = {}  # what is decided, with what had to change so that it can be built
@@ -203,8 +167,9 @@ class Space:
             possible = partial(self._exactly, opening, whole, frozenset(decided))
             value = self._ask_one(ask, opening, possible)
             if possible(value) is None:  # a number within its range that does not go with the rest
+                assert isinstance(opening, Number)  # of choices only possible ones are offered
                 value = whole.get(opening.name, opening.start)
-                ask.choose(opening, _name_in_context(opening.name, [], [value]), [value], [value])
+                ask.settle(opening, value)
             decided[opening.name] = value
             if (found := possible(value)) is not None:
                 whole = found
@@ -220,7 +185,7 @@ class Space:
             default=None,
         )
 
-    def _ask_one(self, ask: _Asker, opening: Opening, possible: Callable[[Any], Values | None]) -> Any:
+    def _ask_one(self, ask: Asker, opening: Opening, possible: Callable[[Any], Values | None]) -> Any:
         """A value of an opening; of those that are looked at, one that is possible.
 
         If none is, all are offered: what a parameter goes with is then found out with all the rest.
@@ -233,7 +198,7 @@ class Space:
         if isinstance(opening, Number) and len(found) == len(labels):
             return ask.draw(opening)
         left = [labels[value] for value in found]
-        return ask.choose(opening, _name_in_context(opening.name, list(labels.values()), left), left, found)
+        return ask.choose(opening, name_in_context(opening.name, list(labels.values()), left), left, found)
 
     # --- what is possible -------------------------------------------------------------------
 
@@ -329,16 +294,21 @@ class Space:
     # --- configurations ---------------------------------------------------------------------
 
     def _build(self, values: Values) -> _Built:
-        active: list[Opening] = []
-        config = _filled(dict(self._base), self._openings, values, active)
-        return _Built(config, tuple(active))
+        key = frozenset(values.items())
+        if key not in self._built:
+            if len(self._built) == MOST_BUILT:
+                self._built.clear()
+            active: list[Opening] = []
+            config = _filled(dict(self._base), self._openings, values, active)
+            self._built[key] = _Built(config, tuple(active))
+        return self._built[key]
 
     def _parameters_of(self, values: Values) -> dict[str, Any] | None:
         """What Optuna calls a known point; None if it is not offered."""
-        point = _OfPoint(values)
+        point = OfPoint(values)
         try:
             self._ask_all(point)
-        except _NotOfferedError:
+        except NotOfferedError:
             return None
         return point.parameters
 
@@ -393,19 +363,6 @@ def _values_of(number: Number, possible: Callable[[Any], Values | None]) -> list
 def _every(number: Number) -> list[Any]:
     """All values of a range of whole numbers."""
     return list(range(int(number.low), int(number.high) + 1, int(number.step or 1)))
-
-
-def _name_in_context(name: str, labels: Sequence[Any], left: Sequence[Any]) -> str:
-    """A parameter's name, with those choices that are left where not all of them are."""
-    if list(labels) == list(left):
-        return name
-    gone = [label for label in labels if label not in left]
-    words = {"only": left, "without": gone} if gone else {"only": left}
-    texts = [f"{name} ({word} {', '.join(map(value_text, some))})" for word, some in words.items()]
-    text = min(texts, key=len)
-    if len(text) <= LONGEST_NAME:
-        return text
-    return f"{text[:LONGEST_NAME]}… {hashlib.sha256(text.encode()).hexdigest()[:8]})"
 
 
 def _filled(

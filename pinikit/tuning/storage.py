@@ -25,7 +25,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from pinikit.errors import ConfigError, PinikitError
-from pinikit.tuning.request import masked
+from pinikit.tuning.request import masked, without_secrets
 from pinikit.tuning.results import METRICS
 from pinikit.tuning.study import TuneStudy
 from pinikit.tuning.tickets import PLACE
@@ -46,7 +46,7 @@ LOCK_SECONDS = 60
 """How long SQLite waits for another process's transaction."""
 
 CLAIM_SECONDS = 10.0
-"""How long the process that has just created a search may take to describe it."""
+"""How long the process that has just created a search may be silent while it describes it."""
 
 ALLOWED = (
     "allowed: a database's URL such as sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME, "
@@ -60,6 +60,7 @@ COMPARED = {
     "metrics": "metrics",
     "noise": "noise treatment",
     "data": "pictures (hashes of split manifests by seed)",
+    "step": "steps of the pruner (tune.pruner)",
 }
 """Attributes of a search that must be equal to go on with it, as a message calls them."""
 
@@ -89,13 +90,14 @@ def open_storage(where: str | None, folder: Path, say: Say) -> BaseStorage:
         where = _sqlite_url(folder / DATABASE)
     path = journal_path(where)
     if path is None and "://" not in where:
-        raise ConfigError(f"--storage: found {where!r}; {ALLOWED}")
+        raise ConfigError(f"--storage: found {masked(where)!r}; {ALLOWED}")
     try:
         return _journal(path) if path is not None else _database(where, say)
     except ImportError as error:
         raise ConfigError(f"--storage: {masked(where)}: {_driver_hint(where, error)}") from error
     except (OSError, ValueError, KeyError, RuntimeError, SQLAlchemyError, OptunaError) as error:
-        raise ConfigError(f"--storage: {masked(where)}: cannot be reached ({_reason(error)})") from error
+        reason = without_secrets(_reason(error), where)
+        raise ConfigError(f"--storage: {masked(where)}: cannot be reached ({reason})") from error
 
 
 def journal_path(where: str) -> Path | None:
@@ -106,10 +108,9 @@ def journal_path(where: str) -> Path | None:
 
 
 def _journal(path: Path) -> BaseStorage:
-    lock = (
-        JournalFileOpenLock(str(path)) if os.name == "nt" else None
-    )  # symbolic links need a privilege there
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    name = str(path.absolute())  # the lock is a link to it: a stale one is known by what it points to
+    lock = JournalFileOpenLock(name) if os.name == "nt" else None  # links need a privilege there
+    return JournalStorage(JournalFileBackend(name, lock_obj=lock))
 
 
 # --- databases ----------------------------------------------------------------------------------------
@@ -278,6 +279,7 @@ def open_search(
                 f"{study.file}: name: the storage holds a study {study.name!r} that pinikit did not make; "
                 "give this one another name (name=...), or another place (--storage)"
             ) from None
+        _check_same(study, known, {key: facts[key] for key in known})  # what its creator came to say
     for key, value in facts.items():
         if key != "pinikit":
             found.set_user_attr(key, value)
@@ -288,9 +290,12 @@ def open_search(
 
 def _described(found: OptunaStudy) -> Mapping[str, Any]:
     """A study's attributes, waited for while its creator writes them; some are missing if that has died."""
-    deadline = time.monotonic() + CLAIM_SECONDS
-    while "pinikit" not in (attributes := found.user_attrs):
-        if time.monotonic() > deadline or _is_foreign(found):
+    seen, since = None, time.monotonic()
+    while "pinikit" not in (attributes := found.user_attrs) and not _is_foreign(found):
+        so_far = (len(attributes), len(found.get_trials(deepcopy=False)))
+        if so_far != seen:
+            seen, since = so_far, time.monotonic()
+        elif time.monotonic() - since > CLAIM_SECONDS:
             break
         time.sleep(0.1)
     return dict(attributes)

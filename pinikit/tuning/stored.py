@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def known_request(store: Store, source: str | Path, storage: str | None = None) 
     request, secret = Request.load(folder)
     if secret and storage is None:
         raise ConfigError("--storage: must be given again, as its password is not written to any file")
-    return request.at(storage)
+    return replace(request.at(storage), runs=str(store.folder))  # which may have been moved
 
 
 def stored_search(source: str | Path, *, runs: str | Path = "runs", storage: str | None = None) -> TuneResult:
@@ -53,7 +54,7 @@ def stored_search(source: str | Path, *, runs: str | Path = "runs", storage: str
     from pinikit.tuning.results import collect
 
     store = Store(runs)
-    request = known_request(store, source, storage) or Request(str(source), storage=storage)
+    request = known_request(store, source, storage) or Request(str(source), storage=storage, runs=str(runs))
     study = resolve_tune(request.source, request.overrides)
     found = _open(study, store, request.storage)
     return collect(study, found, request, found.user_attrs.get("notes", ()))

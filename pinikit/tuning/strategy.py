@@ -13,6 +13,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 
 from pinikit.config.schema import TuneConfig
 from pinikit.seeding import derive_seed
+from pinikit.tuning.study import PAIRS_FOR_WILCOXON, WILCOXON_LEVEL
 
 SEEDS = 2**32
 """Optuna's samplers take seeds below."""
@@ -47,7 +48,8 @@ def make_pruner(tune: TuneConfig) -> BasePruner:
         if tune.pruner == "hyperband":
             return HyperbandPruner(min_resource=WARMUP_EPOCHS)
         if tune.pruner == "wilcoxon":
-            return WilcoxonPruner(p_threshold=0.1)
+            # With ties its test is approximated and may come below its level too early.
+            return WilcoxonPruner(p_threshold=WILCOXON_LEVEL, n_startup_steps=PAIRS_FOR_WILCOXON)
         return NopPruner()
 
 

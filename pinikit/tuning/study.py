@@ -5,12 +5,13 @@ Imports neither torch nor optuna.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pinikit.config.checking import Checker, Where, shown
 from pinikit.config.loading import StudyFile, find_study, load_study, override_words
@@ -21,9 +22,14 @@ from pinikit.study.designs.draft import Draft
 from pinikit.study.study import check_study
 from pinikit.tuning.openings import read_openings
 
-FEWEST_FOR_WILCOXON = 6
-"""Seeds. The one-sided signed-rank test of n pairs gives 2⁻ⁿ at best: it takes five to come below 0.05, and
-a sixth that is then saved."""
+WILCOXON_LEVEL = 0.05
+"""What the Wilcoxon pruner's one-sided test must come below."""
+
+PAIRS_FOR_WILCOXON = math.floor(-math.log2(WILCOXON_LEVEL)) + 1
+"""Seeds after which it can: the signed-rank test of n pairs gives 2⁻ⁿ at best."""
+
+SEEDS_FOR_WILCOXON = PAIRS_FOR_WILCOXON + 1
+"""Seeds from which on it is of use: one must be left to be saved."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,11 @@ class TuneStudy:
     """What is open, as written, by key path of ``run`` or of ``run.method``."""
     overrides: tuple[str, ...] = ()
     """What was changed on the command line, as its words."""
+
+    @property
+    def step(self) -> Literal["seed", "epoch"]:
+        """What the pruner looks at one after the other."""
+        return "seed" if self.tune.pruner == "wilcoxon" else "epoch"
 
     @property
     def where(self) -> Where:
@@ -121,10 +132,10 @@ def _checked(tune: TuneConfig, seeds: Sequence[int], where: Where) -> TuneConfig
         )
     if tune.pruner != "none" and tune.metrics == ["seconds"]:
         raise ConfigError(f"{where}.pruner: found {tune.pruner!r} with the metric seconds; allowed: none")
-    if tune.pruner == "wilcoxon" and len(seeds) < FEWEST_FOR_WILCOXON:
+    if tune.pruner == "wilcoxon" and len(seeds) < SEEDS_FOR_WILCOXON:
         raise ConfigError(
-            f"{where}.pruner: found 'wilcoxon' with {len(seeds)} seeds, where it can never prune; "
-            f"allowed: {FEWEST_FOR_WILCOXON} seeds or more, or another pruner"
+            f"{where}.pruner: found 'wilcoxon' with {len(seeds)} seeds, where it can never prune; allowed: "
+            f"{SEEDS_FOR_WILCOXON} seeds or more (its test needs {PAIRS_FOR_WILCOXON}), or another pruner"
         )
     return tune
 

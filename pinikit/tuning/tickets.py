@@ -9,41 +9,38 @@ and the other is left alone. So nobody needs a lock, and nothing is lost with wh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import Study as OptunaStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from pinikit.study.executors import CRASH, ERROR, MEMORY
+from pinikit.study.executors import CRASH
+from pinikit.tuning.failures import RETRIES
+from pinikit.tuning.leases import NOBODY
 
-FAILURE = "failure"
-"""An exception that nobody foresaw."""
-
-RETRIES: Mapping[str, int] = {ERROR: 0, FAILURE: 1, MEMORY: 1, CRASH: 3}
-"""How often a place is tried again after a failure of this kind. An error is the configuration's own and
-would come again; a crash may well be the machine's, or somebody's who ended the process."""
-
-PLACE, ATTEMPT, LABEL, RETRY_OF, KIND, FAILURE_TEXT = (
+PLACE, ATTEMPT, LABEL, RETRY_OF, FAILURES, KIND, FAILURE_TEXT, WAITS = (
     "place",
     "attempt",
     "label",
     "retry_of",
+    "failures",
     "failure_kind",
     "failure",
+    "waits",
 )
-"""User attributes of a ticket."""
+"""User attributes of a ticket. ``failures`` is how often its place has failed before, by kind; ``waits``
+whether it lets an equal trial go first (``turns.py``)."""
 
 FIRST = 8
 """Tickets that there are from the beginning. Few: storages read waiting trials again and again."""
 
 OVER = (TrialState.COMPLETE, TrialState.PRUNED)
-
-_OVER_ALREADY = RuntimeError
-"""What storages raise where a trial is over; newer versions of Optuna have a kind of its own for it."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +113,14 @@ class Board:
 def is_final(trial: FrozenTrial) -> bool:
     """Whether nothing more comes of the trial's place."""
     if trial.state == TrialState.FAIL:
-        return bool(trial.user_attrs.get(ATTEMPT, 0) >= RETRIES[kind_of(trial)])
+        kind = kind_of(trial)
+        return failures_before(trial).get(kind, 0) >= RETRIES[kind]
     return trial.state in OVER
+
+
+def failures_before(trial: FrozenTrial) -> Mapping[str, int]:
+    """How often the trial's place had failed before it, by kind."""
+    return trial.user_attrs.get(FAILURES) or {}
 
 
 def kind_of(trial: FrozenTrial) -> str:
@@ -173,7 +176,8 @@ def _make(study: OptunaStudy, ticket: Ticket, points: Sequence[tuple[str, Mappin
     if ticket.place < len(points):
         attributes[LABEL], params = points[ticket.place]
     if ticket.failed is not None:
-        attributes |= {RETRY_OF: ticket.failed.number, "after": kind_of(ticket.failed)}
+        failures = Counter(failures_before(ticket.failed)) + Counter([kind_of(ticket.failed)])
+        attributes |= {RETRY_OF: ticket.failed.number, FAILURES: dict(failures)}
         if "config" in ticket.failed.user_attrs:  # else it did not get all its parameters
             params = ticket.failed.params
     study.enqueue_trial(dict(params), user_attrs=attributes)
@@ -183,13 +187,18 @@ def _claim(storage: BaseStorage, trial: FrozenTrial) -> bool:
     """Whether the waiting trial is now ours."""
     try:
         return bool(storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING))
-    except _OVER_ALREADY:
+    except UpdateFinishedTrialError:
         return False
 
 
 def give_back(storage: BaseStorage, trial: FrozenTrial) -> None:
-    """Let a trial that was begun wait again, with the parameters that it has."""
-    with suppress(_OVER_ALREADY):  # others took us for dead
+    """Let a trial that was begun wait again, as nobody's, with the parameters that it has.
+
+    Whoever takes it next needs a moment to sign it, and must not be taken for the one who gave it back.
+    """
+    with suppress(UpdateFinishedTrialError):  # others took us for dead
+        for key, value in {**NOBODY, WAITS: None}.items():
+            storage.set_trial_user_attr(trial._trial_id, key, value)
         storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
 
 
@@ -199,6 +208,6 @@ def give_up(storage: BaseStorage, trial: FrozenTrial, kind: str, reason: str) ->
         storage.set_trial_user_attr(trial._trial_id, FAILURE_TEXT, reason)
         storage.set_trial_user_attr(trial._trial_id, KIND, kind)
         storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
-    except _OVER_ALREADY:
+    except UpdateFinishedTrialError:
         return False
     return True

@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,29 +22,45 @@ from optuna.storages import BaseStorage
 from optuna.study import Study as OptunaStudy
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from pinikit.config.checking import Checker
 from pinikit.errors import PinikitError
-from pinikit.study.executors import CRASH, ERROR, MEMORY
+from pinikit.plugin import registry
+from pinikit.study.executors import CRASH, MEMORY
 from pinikit.study.executors.trainer import take_turns
-from pinikit.study.memory import lacks_memory
 from pinikit.study.resume import Interrupted, StopRequest
 from pinikit.study.run import Workshop
+from pinikit.study.study import Run
+from pinikit.tuning.anchors import ANCHORS, fixed_anchors
+from pinikit.tuning.failures import DEVICE, kind_of_error, words_of_error
 from pinikit.tuning.feasibility import Fits
-from pinikit.tuning.leases import Patrol, beating, lease, worker_name
-from pinikit.tuning.objective import CLASSIFICATION, PHASES, Objective, Report
+from pinikit.tuning.leases import WORKER, Patrol, beating, same_hold, sign
+from pinikit.tuning.objective import CLASSIFICATION, PHASES, Measured, Objective, Report
 from pinikit.tuning.space import Space
 from pinikit.tuning.storage import StorageLostError, open_storage
 from pinikit.tuning.strategy import make_pruner, make_sampler, quiet
 from pinikit.tuning.study import TuneStudy
-from pinikit.tuning.tickets import FAILURE, KIND, LABEL, PLACE, Board, give_back, give_up, take
-
-BASE, ZERO_SHOT = "base", "zero_shot"
-"""Labels of the anchors: the first two places of every search."""
+from pinikit.tuning.tickets import (
+    FAILURE_TEXT,
+    FAILURES,
+    LABEL,
+    PLACE,
+    Board,
+    failures_before,
+    give_back,
+    give_up,
+    take,
+)
+from pinikit.tuning.turns import HASH, SAME_AS, await_turn
 
 SNAPSHOT_SECONDS = 5.0
 """How long a pruner is content with what it has seen of other trials."""
 
 POLL_SECONDS = 1.0
 """How often it is looked whether others have finished, or died."""
+
+CRASHES_TOGETHER = 2
+"""After so many crashes a trial's seeds are trained one by one, as after a lack of memory. Not after one:
+somebody may have ended the process, and the values shall keep their last digits."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,10 @@ class Search:
         return self.deadline is not None and time.time() >= self.deadline
 
 
+class DeviceLostError(PinikitError):
+    """The GPU reported an error after which this process can compute nothing more on it."""
+
+
 class Bench:
     """Space and objective of a search: what needs the backbone.
 
@@ -84,23 +103,18 @@ class Bench:
         fits = Fits(study, self.workshop)
         self.space = Space(study, fits)
         self.objective = Objective(study, self.workshop, fits, stop)
+        self._anchors, self.notes = fixed_anchors(study.base, fits, Checker(registry()))
 
     @cached_property
     def points(self) -> list[tuple[str, Mapping[str, Any]]]:
         """What the first places are: the anchors, then every choice at its defaults."""
         (base, params), *rest = self.space.defaults().items()
-        return [(base, params), (ZERO_SHOT, {}), *rest]
+        return [(base, params), *((label, {}) for label in self._anchors), *rest]
 
     def config(self, ticket: FrozenTrial, study: OptunaStudy) -> Mapping[str, Any]:
-        """The run configuration of a ticket: suggested, unless it is zero-shot classification."""
-        if ticket.user_attrs.get(LABEL) != ZERO_SHOT:
-            return self.space.suggest(Trial(study, ticket._trial_id))
-        base = self.study.base
-        return {
-            **base,
-            "method": {"name": "zero_shot"},
-            "prompt": {**base["prompt"], "template": "plain"},
-        }
+        """The run configuration of a ticket: suggested, unless it is that of an anchor."""
+        anchor = self._anchors.get(ticket.user_attrs.get(LABEL, ""))
+        return self.space.suggest(Trial(study, ticket._trial_id)) if anchor is None else anchor
 
 
 class Worker:
@@ -127,6 +141,8 @@ class Worker:
         self._tune = search.study.tune
         self._patrol, self._told = Patrol(), False
         self._optuna = optuna.load_study(storage=storage, study_name=search.study.name)
+        self._accounted = time.perf_counter()
+        """Up to when this process's time stands with a trial, or was spent waiting."""
 
     def work(self, look: Callable[[], None] = lambda: None) -> None:
         """Evaluate until every place is done, the deadline passes, or a stop is requested.
@@ -136,25 +152,24 @@ class Worker:
 
         Raises:
             StorageLostError: the storage does not answer.
+            DeviceLostError: nothing can be evaluated in this process any more; its trial has failed.
         """
-        free_since = time.perf_counter()
+        self._accounted = time.perf_counter()
         while not (self._stop.is_set() or self._search.over):
             self._bury_dead()
             ticket = take(self._optuna, self._storage, self._search.total, self._bench.points)
             if ticket is not None:
                 look()
                 try:
-                    self._try(ticket, free_since)
+                    self._try(ticket)
                 except Interrupted:  # a stop was requested
                     break
-                free_since = time.perf_counter()
                 look()
             elif (board := self._board()).finished:
                 break
             elif board.running:
                 self._wait(len(board.running))
                 look()
-                free_since = time.perf_counter()
 
     def _board(self) -> Board:
         return Board(self._optuna.get_trials(deepcopy=False), self._search.total)
@@ -163,51 +178,83 @@ class Worker:
         if not self._told:
             self._told = True
             self._say(f"waiting for {count} trial{'s' * (count > 1)} that other processes evaluate")
+        self._sleep()
+
+    def _sleep(self) -> None:
         time.sleep(POLL_SECONDS)
+        self._accounted += POLL_SECONDS
+
+    def _idle(self) -> None:
+        """Wait a moment for an equal trial that another process evaluates.
+
+        Raises:
+            Interrupted: a stop was requested.
+        """
+        if self._stop.is_set():
+            raise Interrupted("stopped while it waited for an equal trial")
+        self._bury_dead()
+        self._sleep()
 
     def _bury_dead(self) -> None:
         """Give up trials whose workers have ended without a word, so that they are tried again."""
         for trial in self._patrol.lost(self._board().running):
-            reason = f"its worker ({trial.user_attrs.get('worker', 'unknown')}) ended without a word"
+            if not same_hold(trial, self._storage.get_trial(trial._trial_id)):
+                continue  # it was given back and taken, or buried, since it was looked at
+            reason = f"its worker ({trial.user_attrs.get(WORKER) or 'unknown'}) ended without a word"
             if give_up(self._storage, trial, CRASH, reason):
                 self._say(f"trial {trial.number}: {reason}")
 
-    def _try(self, ticket: FrozenTrial, since: float) -> None:
+    def _try(self, ticket: FrozenTrial) -> None:
         """Evaluate a ticket that is ours, and tell how it came out.
-
-        Args:
-            ticket: the trial.
-            since: when the worker had nothing else to do any more.
 
         Raises:
             KeyboardInterrupt, StorageLostError: it waits again, or is given up by others.
+            DeviceLostError: it has failed, and others would fail here, too.
         """
-        trial_id = ticket._trial_id
-        self._storage.set_trial_user_attr(trial_id, "lease", lease())
-        self._storage.set_trial_user_attr(trial_id, "worker", worker_name())
-        with beating(self._storage, trial_id):
+        with beating(self._storage, ticket._trial_id):
             try:
-                _Attempt(self._search, self._storage, self._bench, ticket, since).make()
+                sign(self._storage, ticket._trial_id)
+                self._attempt(ticket)
             except KeyboardInterrupt:
                 give_back(self._storage, ticket)
                 raise
             except StorageLostError:
                 raise
-            except PinikitError as error:
-                self._fail(ticket, ERROR, str(error))
             except Exception as error:
-                reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-                kind = MEMORY if lacks_memory(error) else FAILURE
-                if kind == FAILURE:
-                    reason += f" ({_place_of(error)})"
-                self._fail(ticket, kind, reason)
+                self._fail(ticket, error)
         self._bench.objective.release()
 
-    def _fail(self, ticket: FrozenTrial, kind: str, reason: str) -> None:
-        if torch.cuda.is_available():
+    def _attempt(self, ticket: FrozenTrial) -> None:
+        attempt = _Attempt(self._search, self._storage, self._bench, ticket)
+
+        def turn(digest: str) -> FrozenTrial | None:
+            return await_turn(self._optuna, self._storage, ticket, digest, self._idle)
+
+        try:
+            state, values = attempt.outcome(turn)
+        except StorageLostError:
+            raise
+        except Exception:
+            self._account(attempt)
+            raise
+        self._account(attempt)
+        attempt.tell(state, values)
+
+    def _account(self, attempt: _Attempt) -> None:
+        """Note the seconds since the last trial noted its own; so what it told after that counts, too."""
+        now = time.perf_counter()
+        attempt.account(now - self._accounted)
+        self._accounted = now
+
+    def _fail(self, ticket: FrozenTrial, error: Exception) -> None:
+        kind, words = kind_of_error(error), words_of_error(error)
+        if kind != DEVICE and torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if not give_up(self._storage, ticket, kind, reason):
+        if not give_up(self._storage, ticket, kind, words):
             self._say(f"trial {ticket.number}: others took its worker for dead and have tried it again")
+        if kind == DEVICE:
+            text = f"trial {ticket.number}: {words}; this process can compute nothing more on the GPU"
+            raise DeviceLostError(text) from error
 
 
 class _Snapshot(OptunaStudy):  # type: ignore[misc]  # Optuna is not looked into
@@ -232,12 +279,12 @@ class _Snapshot(OptunaStudy):  # type: ignore[misc]  # Optuna is not looked into
 class _Attempt:
     """One attempt at a place, from its parameters to its values."""
 
-    def __init__(
-        self, search: Search, storage: BaseStorage, bench: Bench, ticket: FrozenTrial, since: float
-    ) -> None:
-        self._start = since
+    def __init__(self, search: Search, storage: BaseStorage, bench: Bench, ticket: FrozenTrial) -> None:
         self._storage, self._bench, self._ticket = storage, bench, ticket
-        self._tune, self._name = search.study.tune, search.study.name
+        self._tune = search.study.tune
+        failures = failures_before(ticket)
+        self._retried_apart = MEMORY in failures or failures.get(CRASH, 0) >= CRASHES_TOGETHER
+        self._spent: Mapping[str, float] = dict.fromkeys(PHASES, 0.0)
         self._optuna = _Snapshot(
             storage=storage,
             study_name=search.study.name,
@@ -245,50 +292,61 @@ class _Attempt:
             pruner=make_pruner(self._tune),
         )
 
-    def make(self) -> None:
-        """Find a configuration, evaluate it unless an equal one was, and tell how it came out.
+    def outcome(self, turn: Callable[[str], FrozenTrial | None]) -> tuple[TrialState, Sequence[float] | None]:
+        """Find a configuration, and evaluate it unless an equal one is or was.
+
+        Args:
+            turn: waits while an equal trial is evaluated, by its hash; the trial to take the outcome from.
 
         Raises:
             PinikitError: the configuration cannot be evaluated.
             Interrupted: a stop was requested.
         """
-        objective = self._bench.objective
         config = self._bench.config(self._ticket, self._optuna)
-        runs = objective.runs(config)
+        runs = self._bench.objective.runs(config)
         self._note("config", json.dumps(config))
-        self._note("hash", digest := objective.hash_of(runs))
-        if (twin := self._twin(digest)) is not None:
-            self._copy(twin)
-            return
-        alone = self._tune.pruner == "wilcoxon" or self._ticket.user_attrs.get("after") == MEMORY
+        self._note(HASH, digest := self._bench.objective.hash_of(runs))
+        if (twin := turn(digest)) is not None:
+            return self._copied(twin)
         try:
-            measured = objective.measure(runs, self._report(), apart=alone)
-        except StorageLostError:
-            raise
-        except Exception as error:
-            self._note_seconds(objective.spent)
-            if not isinstance(error, optuna.TrialPruned):
-                raise
-            self._tell(TrialState.PRUNED)
-            return
+            measured = self._measured(runs)
+        except optuna.TrialPruned:
+            return TrialState.PRUNED, None
         self._note("by_seed", {str(seed): dict(row) for seed, row in measured.by_seed.items()})
         if measured.notes:
             self._note("notes", list(measured.notes))
-        self._note_seconds(measured.seconds)
-        self._tell(TrialState.COMPLETE, measured.means(self._tune.metrics))
+        return TrialState.COMPLETE, measured.means(self._tune.metrics)
+
+    def account(self, whole: float) -> None:
+        """Note the seconds by phase; what is left of the whole is the overhead."""
+        self._note("seconds", {**self._spent, "overhead": whole - sum(self._spent.values())})
+
+    def tell(self, state: TrialState, values: Sequence[float] | None) -> None:
+        """Tell the storage how it came out."""
+        self._optuna.tell(self._ticket.number, values, state=state)
+
+    def _measured(self, runs: Sequence[Run]) -> Measured:
+        objective = self._bench.objective
+        apart = self._tune.pruner == "wilcoxon" or self._retried_apart
+        try:
+            return objective.measure(runs, self._report(), apart=apart)
+        finally:
+            self._spent = objective.spent
 
     def _report(self) -> Report | None:
         """What is told the metric as training goes on, if anything is to be pruned by it."""
         metric, label = self._tune.metrics[0], self._ticket.user_attrs.get(LABEL)
-        retried_apart = self._ticket.user_attrs.get("after") == MEMORY and self._tune.pruner != "wilcoxon"
-        if self._tune.pruner == "none" or metric not in CLASSIFICATION or retried_apart:
+        by_epoch = self._tune.pruner != "wilcoxon"
+        if self._tune.pruner == "none" or metric not in CLASSIFICATION or (by_epoch and self._retried_apart):
             return None
-        trial_id, values = self._ticket._trial_id, dict[int, float]()
+        trial_id, values, seeds = self._ticket._trial_id, dict[int, float](), len(self._bench.study.seeds)
 
         def report(step: int, value: float) -> None:
             values[step] = value
             self._storage.set_trial_intermediate_value(trial_id, step, value)
-            if label in (BASE, ZERO_SHOT):  # others are compared with them
+            if label in ANCHORS:  # others are compared with them
+                return
+            if not by_epoch and len(values) == seeds:  # nothing is left to be saved
                 return
             seen = copy.copy(self._ticket)
             seen.intermediate_values = dict(values)  # none that an interrupted call left
@@ -299,47 +357,25 @@ class _Attempt:
 
         return report
 
-    def _twin(self, digest: str) -> FrozenTrial | None:
-        """A trial that came out already, and would come out the same."""
-        for trial in self._optuna.get_trials(deepcopy=False):
-            equal = trial.user_attrs.get("hash") == digest and "same_as" not in trial.user_attrs
-            failed = trial.state == TrialState.FAIL and trial.user_attrs.get(KIND) == ERROR
-            if equal and (failed or trial.state in (TrialState.COMPLETE, TrialState.PRUNED)):
-                return trial
-        return None
-
-    def _copy(self, twin: FrozenTrial) -> None:
+    def _copied(self, twin: FrozenTrial) -> tuple[TrialState, Sequence[float] | None]:
         """Come out as the equal trial did.
 
         Raises:
-            PinikitError: that had failed.
+            PinikitError: that has failed for good.
         """
-        self._note("same_as", twin.number)
+        self._note(SAME_AS, twin.number)
         if twin.state == TrialState.FAIL:
-            raise PinikitError(twin.user_attrs["failure"])
+            self._note(FAILURES, dict(failures_before(twin)))  # it is not tried again either
+            raise PinikitError(twin.user_attrs[FAILURE_TEXT])
+        for step, value in sorted(twin.intermediate_values.items()):
+            self._storage.set_trial_intermediate_value(self._ticket._trial_id, step, value)
         if twin.state == TrialState.PRUNED:
-            for step, value in sorted(twin.intermediate_values.items()):
-                self._storage.set_trial_intermediate_value(self._ticket._trial_id, step, value)
-        else:
-            self._note("by_seed", twin.user_attrs["by_seed"])
-        self._note_seconds(dict.fromkeys(PHASES, 0.0))
-        self._tell(twin.state, twin.values if twin.state == TrialState.COMPLETE else None)
-
-    def _note_seconds(self, spent: Mapping[str, float]) -> None:
-        overhead = time.perf_counter() - self._start - sum(spent.values())
-        self._note("seconds", {**spent, "overhead": overhead})
+            return TrialState.PRUNED, None
+        self._note("by_seed", twin.user_attrs["by_seed"])
+        return TrialState.COMPLETE, twin.values
 
     def _note(self, key: str, value: Any) -> None:
         self._storage.set_trial_user_attr(self._ticket._trial_id, key, value)
-
-    def _tell(self, state: TrialState, values: list[float] | None = None) -> None:
-        self._optuna.tell(self._ticket.number, values, state=state)
-
-
-def _place_of(error: Exception) -> str:
-    """File and line where an exception was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else "unknown place"
 
 
 # --- a process of its own -------------------------------------------------------------------------------
@@ -348,7 +384,8 @@ def _place_of(error: Exception) -> str:
 def main(connection: Connection, search: Search, number: int) -> None:
     """Work until everything is done, or the parent at the other end of ``connection`` says ``stop`` or ends.
 
-    Says ``("ready",)``, ``("message", text)``, and at the end ``("done",)`` or ``("refused", error)``.
+    Says ``("ready",)``, ``("message", text)``, and at the end ``("done",)``, ``("refused", error)``, or
+    ``("message", text)`` again and dies if another process is to take its place.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal: the parent decides
     stop = StopRequest()
@@ -359,11 +396,12 @@ def main(connection: Connection, search: Search, number: int) -> None:
         connection.send(("message", text))
 
     try:
-        connection.send(_work(connection, search, number, stop, say))
+        end = _work(connection, search, number, stop, say)
+        connection.send(end)
     except (BrokenPipeError, ConnectionResetError):  # the parent has ended
         os._exit(1)
     sys.stdout.flush(), sys.stderr.flush()
-    os._exit(0)  # without the second that torch takes to leave
+    os._exit(int(end[0] == "message"))  # without the second that torch takes to leave
 
 
 def _work(
@@ -376,6 +414,8 @@ def _work(
             storage = open_storage(search.where, search.folder, say)
             connection.send(("ready",))
             Worker(search, storage, bench, stop, say).work()
+    except DeviceLostError as error:
+        return "message", str(error)
     except PinikitError as error:
         return "refused", error
     return ("done",)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import _tools, bank, memory, naive, scaling, step, study
+from benchmarks import _tools, bank, memory, naive, planning, scaling, step, study
 from benchmarks.pini import make_dataset, make_model, make_prompts, make_task, make_watched
 from pinikit.backbones.base import Backbone
 from pinikit.training.draws import FixedDraw
@@ -182,6 +182,29 @@ def test_study(monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole["ratio"] == whole["slow s"] / whole["pinikit s"]
     assert fused["what"] == "2 fused runs"
     assert fused["Δ"] < 1e-5
+
+
+# --- planning ---------------------------------------------------------------------------------------
+
+
+def test_imports_count_apart() -> None:
+    steps = [
+        {"step": name, "s": 2.0, "cpu s": 1.0, "peak MB": peak, "found": ""}
+        for name, peak in (("import all", 800.0), ("plan", 950.0), ("import more", 960.0), ("show", 965.0))
+    ]
+    found = planning.total("plan", steps)
+    assert (found["s"], found["cpu s"], found["peak MB"]) == (4.0, 2.0, 155.0)
+    assert (found["target s"], found["target MB"]) == (5, 500)
+
+
+@pytest.mark.drill
+def test_planning() -> None:
+    table = planning.main(["--arms", "1600", "--runs", "60", "--seeds", "2", "--json"])
+    assert table is not None
+    found = {(row["what"], row["step"]): row for row in table.rows}
+    assert found["plan", "plan"]["found"].startswith("1441 arms, ")
+    assert found["report", "read"]["found"] == "62 runs"
+    assert found["report", "total"]["target s"] == 30
 
 
 # --- the table --------------------------------------------------------------------------------------

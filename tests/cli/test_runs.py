@@ -357,7 +357,14 @@ def test_status_of_all_studies(store: Store) -> None:
 def test_status_of_runs_that_are_being_trained(store: Store) -> None:
     with store.lock(run_id(4)), store.lock(run_id(9)):
         (found,) = json.loads(call(store, "status", "sites", "--json").stdout)
-    assert found["counts"] == {"finished": 2, "failed": 1, "running": 2, "to do": 0, "damaged": 0}
+    assert found["counts"] == {
+        "finished": 2,
+        "untested": 0,
+        "failed": 1,
+        "running": 2,
+        "to do": 0,
+        "damaged": 0,
+    }
     assert [(arm["arm"], arm["epoch"], arm["epochs"]) for arm in found["arms"]] == [
         ("zero_shot", None, None),
         ("pini", 40, 100),

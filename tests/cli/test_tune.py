@@ -128,6 +128,16 @@ def test_the_best_are_shown_and_how_to_go_on(call: Any, asked: list[dict[str, An
     assert call("tune", "made_up.yaml", "--trials", TRIALS, "--quiet").output == ""
 
 
+def test_runs_that_do_not_count_are_explained(
+    call: Any, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pinikit.cli.tuning.confirmation", lambda result, store: "its seeds are odd")
+    done = call("tune", "made_up.yaml", "--trials", TRIALS)
+    assert "the runs of made_up_best do not count: its seeds are odd" in done.stdout
+    assert "only fresh seeds tell" in done.stdout
+    assert "pinikit run runs/studies/made_up/best.yaml" in done.stdout
+
+
 def test_resume_asks_for_the_same_again(call: Any, asked: list[dict[str, Any]]) -> None:
     call("tune", "made_up.yaml", "run.data.shots=2", "--trials", TRIALS, "--sampler", "random")
     assert call("tune", "made_up", "--resume", "--jobs", 2).exit_code == 0
@@ -180,6 +190,33 @@ def test_lines_count_places_not_attempts(tmp_path: Path) -> None:
     assert lines[1].startswith("[1/50] trial 0 (base): 73.")
     assert any(line.startswith("matters most so far: ") for line in lines)
     assert " left" in lines[-1] or " left" in lines[-2]
+
+
+def test_a_failure_is_told_once(tmp_path: Path) -> None:
+    study, found = make_search(tmp_path, trials=10)
+    said = "trial 9: FloatingPointError: the loss is NaN in epoch 2"
+    for first_said in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=True, width=110, color_system=None)
+        view = SearchBars(console)
+        view.started(study, 10, 0)
+        with console.capture() as capture:
+            if first_said:
+                view.message(said)
+            view.trial_finished(found.get_trials()[9])
+            view.message(said)
+            view.message("another note")
+        assert capture.get().count("FloatingPointError") == 1
+        assert "another note" in capture.get()
+
+
+def test_steps_are_seeds_where_the_pruner_compares_seeds(tmp_path: Path) -> None:
+    changes = ["tune.pruner=wilcoxon", "seeds=[1, 2, 3, 4, 5, 6]"]
+    study, found = make_search(tmp_path, changes, trials=6)
+    lines: list[str] = []
+    view = SearchLines(lines.append)
+    view.started(study, 6, 0)
+    view.trial_finished(found.get_trials()[5])
+    assert "trial 5: pruned after 2 of 6 seeds" in lines[1]
 
 
 def test_the_live_view_tells_best_counts_and_time(tmp_path: Path) -> None:

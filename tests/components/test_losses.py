@@ -1,4 +1,4 @@
-"""Losses: reference numbers, limiting cases, and what holds of every one of them."""
+"""Losses: reference numbers and limiting cases. What holds of every one: ``tests/testing``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from components.loss_batches import SCALE, batch, paired, value
 from golden_cases import GoldenCase, cases
-from torch import Tensor
 from torch.nn import functional
 
-from pinikit.components.contracts import LOSS_BATCH, Loss
+from pinikit.components.contracts import Loss
 from pinikit.components.losses.contrastive_gap import Alignment, CrossUniformity, Cyclic, Uniformity
 from pinikit.components.losses.cross_entropy import CrossEntropy
 from pinikit.components.losses.focal import FocalCe, SigmoidFocal
@@ -23,41 +23,6 @@ from pinikit.components.losses.non_contrastive import Barlip, Siamlip, Vicreg
 from pinikit.components.losses.siglip import Siglip
 from pinikit.components.losses.supcon import Supcon
 from pinikit.components.losses.two_way import ClipInfonce, DecoupledClip, NormSoftmax
-from pinikit.plugin import registry
-
-ALL: dict[str, Loss] = {
-    entry.name: entry.load()() for entry in registry().entries("loss") if entry.source == "pinikit"
-}
-"""Every loss that pinikit registers, with its default arguments."""
-
-SCALE = 10.0
-
-
-def batch(
-    rows: int = 8, classes: int = 5, width: int = 6, dtype: torch.dtype = torch.float64
-) -> dict[str, Tensor]:
-    """Random features and their logits; the labels leave the last class out."""
-    stream = torch.Generator().manual_seed(3)
-    image, text = (torch.randn(size, width, generator=stream, dtype=dtype) for size in (rows, classes))
-    labels = torch.arange(rows) % max(classes - 1, 1)
-    return of_features(image, text, labels)
-
-
-def of_features(image: Tensor, text: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    cosine = functional.normalize(image, dim=-1) @ functional.normalize(text, dim=-1).mT
-    return {"logits": SCALE * cosine, "labels": labels, "image_features": image, "text_features": text}
-
-
-def value(loss: Loss, given: dict[str, Tensor]) -> Tensor:
-    """Of what it requires, and of nothing else."""
-    return loss({name: given[name] for name in loss.requires})
-
-
-def paired(case: GoldenCase, image: str = "image", text: str = "text") -> dict[str, Tensor]:
-    """The reference's rows as a batch in which every image has a class of its own."""
-    rows, classes = case.inputs[image], case.inputs[text]
-    return {"image_features": rows, "text_features": classes, "labels": torch.arange(len(rows))}
-
 
 # --- reference numbers --------------------------------------------------------------------------------
 
@@ -280,50 +245,3 @@ def test_siamlip_moves_each_side_towards_the_other() -> None:
 def test_impossible_arguments_are_refused(make: Callable[[], Loss], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# --- what holds of every loss -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_gradients_are_right(name: str) -> None:
-    loss, given = ALL[name], batch(rows=5, classes=4, width=3)
-    assert loss.requires <= set(LOSS_BATCH)
-    image, text = given["image_features"].requires_grad_(), given["text_features"].requires_grad_()
-    if name == "siamlip":
-        pytest.skip("has targets without gradient; see above")
-
-    def found(image: Tensor, text: Tensor) -> Tensor:
-        return value(loss, of_features(image, text, given["labels"]))
-
-    assert found(image, text).shape == ()
-    assert torch.autograd.gradcheck(found, (image, text))
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_the_order_of_rows_and_of_classes_does_not_matter(name: str) -> None:
-    given, stream = batch(), torch.Generator().manual_seed(1)
-    rows, classes = torch.randperm(8, generator=stream), torch.randperm(5, generator=stream)
-    back = classes.argsort()
-    shuffled = of_features(
-        given["image_features"][rows], given["text_features"][classes], back[given["labels"][rows]]
-    )
-    torch.testing.assert_close(value(ALL[name], shuffled), value(ALL[name], given))
-
-
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize(("rows", "classes"), [(1, 5), (4, 1), (1, 1), (8, 5)])
-def test_small_batches_and_large_logits_stay_finite(name: str, rows: int, classes: int) -> None:
-    """One row, one class; in single precision at ±200, with a picture on its class text and one opposite."""
-    given = batch(rows, classes, dtype=torch.float32)
-    image, text = given["image_features"], given["text_features"]
-    image[0] = text[given["labels"][0]]
-    image[-1] = -text[given["labels"][-1]]
-    image.requires_grad_(), text.requires_grad_()
-    made = of_features(image, text, given["labels"])
-    made["logits"] = made["logits"] * 20
-    loss = value(ALL[name], made)
-    assert loss.isfinite()
-    if loss.requires_grad:
-        gradients = torch.autograd.grad(loss, [image, text], allow_unused=True)
-        assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)

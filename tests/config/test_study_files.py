@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pinikit.config.checking import Checker, Where
@@ -252,6 +252,7 @@ trees = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(keys, trees, max_size=4))
 def test_key_paths_and_nested_mappings_say_the_same(tree: dict[str, Any]) -> None:
     def flatten(node: Any, path: str = "") -> dict[str, Any]:

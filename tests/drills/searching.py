@@ -120,7 +120,7 @@ class Drill:
 
         def training(board: Board) -> Any:
             for trial in board.running:
-                pid = int(str(trial.user_attrs.get("worker", ":0")).rpartition(":")[2])
+                pid = int(str(trial.user_attrs.get("worker") or ":0").rpartition(":")[2])
                 if trial.intermediate_values and pid not in missed:
                     return pid, trial.number
             return None

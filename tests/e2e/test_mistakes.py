@@ -90,6 +90,52 @@ OVERRIDES: dict[str, tuple[list[str], list[str]]] = {
         ["reads image_feature", "does not have; it has"],
     ),
     "share that does not fit": ([f"{IMAGE}.share=class"], ["share: found 'class'; allowed", "batch, image"]),
+    "injection that is not there to be taken away": (
+        ["design.arms.image.method.injections.imge=null"],
+        ["injections.imge: found null for a label that is not there (did you mean 'image'?); allowed: image"],
+    ),
+    "loss that is not there to be taken away": (
+        ["run.method.losses.clasify=null"],
+        ["run.method.losses.clasify: found null", "(did you mean 'classify'?); allowed: classify"],
+    ),
+    "axis that is not there to be taken away": (
+        ["design.axes.data.shots=null"],
+        ["design.axes.data.shots: found null for a label that is not there; allowed: none"],
+    ),
+    "published number that is not there to be taken away": (
+        ["expect.pini=null"],
+        ["expect.pini: found null for a label that is not there; allowed: none"],
+    ),
+    "other data that is not there to be taken away": (
+        ["run.evaluate.other_data.sketch=null"],
+        ["run.evaluate.other_data.sketch: found null", "allowed: none"],
+    ),
+    "other data that is no mapping": (
+        ["run.evaluate.other_data=digits"],
+        ["run.evaluate.other_data: found 'digits' (str); allowed: a mapping of keys"],
+    ),
+    "unknown other data": (
+        ["run.evaluate.other_data.sketch=imagenet_sketsh"],
+        ["run.evaluate.other_data.sketch.name", "(did you mean 'imagenet_sketch'?)"],
+    ),
+    "other data to train on": (
+        ["run.evaluate.other_data.more={name: digits, shots: 4}"],
+        ["run.evaluate.other_data.more.shots: unknown key 'shots'; allowed: name"],
+    ),
+    "other data without a folder": (
+        ["run.evaluate.other_data.mine=image_folder"],
+        ["run.evaluate.other_data.mine.root is not given"],
+    ),
+    "number published for other data that is not tested on": (
+        ["expect={pini: {value: 3, tolerance: 1, protocol: a, source: b, other_data: sketch}}"],
+        ["expect.pini.other_data: arm 'pini': found 'sketch'; allowed: none"],
+    ),
+    "a search": (
+        ["search={method.optim.lr: true}"],
+        ["search: is for 'pinikit tune", "a study that is run has none"],
+    ),
+    "how to search": (["tune.sampler=random"], ["tune: is for 'pinikit tune'"]),
+    "misspelt sampler": (["tune.sampler=radnom"], ["tune.sampler: found 'radnom' (did you mean 'random'?)"]),
     "prompt that is too long": (
         ["run.prompt.template='" + "very " * 90 + "long {}.'"],
         ["arm 'image'", "class 'zero'", "tokens, the text tower takes 77"],

@@ -31,6 +31,7 @@ from PIL import Image
 import pinikit
 from pinikit.components.datasets.digits import Digits
 from pinikit.data.manifest import SplitManifest
+from pinikit.reporting.figure import accuracy_figure
 from pinikit.study.checkpoint import load_checkpoint
 
 
@@ -39,7 +40,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The study after its first call."""
     folder = tmp_path_factory.mktemp("study")
     study = write_study(folder)
-    done = call("run", study, "--runs", folder / "runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pinikit.reporting.figure.accuracy_figure", accuracy_figure)  # drawn this once
+        done = call("run", study, "--runs", folder / "runs")
     return SimpleNamespace(done=done, study=study, runs=folder / "runs", results=read(folder / "runs"))
 
 

@@ -75,7 +75,8 @@ def _run(arm: str, config: Mapping[str, Any], seed: int) -> Run:
     manifest = SplitManifest(
         data["name"], data["shots"], seed, ("zero", "one"), tuple(items[:2]), (), tuple(items[2:])
     )
-    return Run(identity, arm, seed, {**config, "seed": seed}, "{}", manifest, None, {})  # type: ignore[arg-type]
+    said = {"components": {"method:pini": [1, "pinikit"]}}
+    return Run(identity, arm, seed, {**config, "seed": seed}, "{}", manifest, None, said)  # type: ignore[arg-type]
 
 
 def finished(run: Run, accuracy: float, **changes: Any) -> StoredResult:

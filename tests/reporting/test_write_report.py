@@ -121,7 +121,8 @@ def test_a_report_that_is_there_is_left_alone(written: StudyResult) -> None:
     assert {path: path.stat().st_mtime_ns for path in written.folder.iterdir()} == before
 
 
-def test_a_lost_figure_is_drawn_again(tmp_path: Path) -> None:
+def test_a_lost_figure_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pinikit.reporting.html.page.html_page", lambda results, digest: f"page {digest}")
     result = make_result(tmp_path, ONE_SEED, {arm: values[:1] for arm, values in ACCURACIES.items()})
     write_report(result)
     (result.folder / "accuracy.svg").unlink()
@@ -160,6 +161,7 @@ def test_without_a_baseline(tmp_path: Path) -> None:
     assert "What each arm changes against what all arms share" in text
     assert "- `zero_shot`: `method` `zero_shot`; `prompt.template` `plain`" in text
     assert "paired" not in text
+    assert "| arm | seeds | test accuracy | one draw |" in text
     assert b"<svg" in accuracy_figure(result)[1]
 
 

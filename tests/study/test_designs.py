@@ -521,3 +521,14 @@ def test_null_takes_away_what_is_there_at_some_value_of_an_axis(tmp_path: Path) 
     sides = {"text": {"method.injections.image": None}, "image": {"method.injections.text": None}}
     study = designed(tmp_path, {"arms": {"bare": {"method.injections.text": None}}, "axes": {"side": sides}})
     assert list(method(study, "bare, side=image")["injections"]) == ["image"]
+
+
+def test_null_takes_one_of_the_default_parts_away_and_leaves_the_others(tmp_path: Path) -> None:
+    arms = {"full": {}, "less": {"method.injections.text": None}}
+    for run, given in (({"method": "pini"}, []), ({"method": {"name": "zero_shot"}}, ["run.method=pini"])):
+        study = designed(tmp_path, {"arms": arms}, *given, run={**BASE["run"], **run})
+        assert list(method(study, "full")["injections"]) == ["text", "image"]
+        assert list(method(study, "less")["injections"]) == ["image"]
+    refused(
+        tmp_path, "found null for a label that is not there", {"arms": arms}, "run.method.losses.clasify=null"
+    )

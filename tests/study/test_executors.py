@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from filelock import FileLock
 sys.path.insert(0, str(Path(__file__).parents[1] / "reporting"))
 
 from fabricated import make_study
-from scripted import LOG, Scripted, write_script
+from scripted import LOG, Scripted, write_files, write_script
 
 from pinikit.errors import PinikitError
-from pinikit.study.executors import Job, Limits, processes
+from pinikit.study.executors import CRASH, Job, Limits, Try, processes
 from pinikit.study.executors.agenda import Agenda
 from pinikit.study.executors.in_process import InProcess
 from pinikit.study.executors.processes import Processes, threads_of_worker
@@ -142,6 +143,23 @@ def test_a_closed_agenda_takes_nothing_back(scene: Scene) -> None:
     assert not agenda
 
 
+def test_a_worker_that_dies_while_it_tests_elsewhere_costs_no_result(scene: Scene) -> None:
+    run = scene.study.runs[0]
+    write_files(scene.store, run.id)
+    head = {**result_head(run, "sites", ()), "status": "finished", "metrics": {"test": {}}, "costs": {}}
+    scene.store.save(run.id, {**head, "untested": {"sketch": "the test was interrupted"}})
+    job = replace(scene.jobs()[0], retest=True)
+    agenda = Agenda([], scene.work.runs, scene.store, "sites", Limits(retries=1), lambda text: None)
+    assert agenda.lost(job, Try(CRASH, "it was killed")) == {}
+    again = agenda.next()
+    assert again is not None
+    assert again.retest
+    (result,) = agenda.lost(again, Try(CRASH, "and again")).values()
+    assert result == scene.store.load(run.id)
+    assert result.finished
+    assert result.untested == {"sketch": "and again"}
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_fail_fast_starts_nothing_new(scene: Scene, count: int) -> None:
     write_script(scene.store.folder, text_side=["error"])
@@ -200,7 +218,8 @@ def test_what_another_process_trains_is_left_to_it(scene: Scene, count: int) -> 
     assert len(results) == 8
     assert results["text_side 1"].error == "theirs"
     assert results["both 2"].finished
-    assert "waiting for 2 runs that another process trains" in scene.watch.messages
+    told = {f"waiting for {runs} that another process trains" for runs in ("2 runs", "1 run")[: 1 + count]}
+    assert told & set(scene.watch.messages), "a worker may be idle while another looks at the second run"
     assert sorted(line.split(" ", 1)[1] for line in scene.log()) == sorted(
         key for key in results if key != "text_side 1"
     )

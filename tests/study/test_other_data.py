@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from e2e.commands import call, draw_pictures
+from e2e.commands import call, check_message, draw_pictures
 from torch.nn.functional import nll_loss
 
 from pinikit import api
@@ -25,12 +25,14 @@ from pinikit.reporting.html.translated import other_data
 from pinikit.reporting.latex import table_tex
 from pinikit.reporting.markdown import report_text
 from pinikit.reporting.tables import results_csv, summary_csv
+from pinikit.study import run as module
 from pinikit.study.checkpoint import load_checkpoint
 from pinikit.study.checks import check_runs
 from pinikit.study.expectations import verdicts
+from pinikit.study.resume import Interrupted
 from pinikit.study.run import Workshop, method_of
 from pinikit.study.saved import saved_study
-from pinikit.study.store import Store
+from pinikit.study.store import Store, StoredResult
 from pinikit.study.study import Run, resolve_study
 from pinikit.training.draws import MeanDraw
 
@@ -212,13 +214,9 @@ def test_other_data_is_part_of_the_identity_but_no_path_is(pictures: Path, tmp_p
 
 
 def test_a_name_will_do_and_null_takes_away(pictures: Path, tmp_path: Path) -> None:
+    own = {"name": "image_folder", "root": "X"}
+    run = run_of(tmp_path, study_of(pictures, numbers="digits", own=own), "run.evaluate.other_data.own=null")
     study = study_of(pictures, numbers="digits")
-    run = run_of(
-        tmp_path,
-        study,
-        "run.evaluate.other_data.own={name: image_folder, root: X}",
-        "run.evaluate.other_data.own=null",
-    )
     assert list(run.others) == ["numbers"]
     assert run.others["numbers"].template.endswith("x a photo of the digit {}.")
     assert (
@@ -297,3 +295,64 @@ def test_keys_are_those_of_the_study(pictures: Path, tmp_path: Path, monkeypatch
         study_of(pictures, v2={"name": "digits", "shots": 4}),
         r"other_data\.v2\.shots: unknown key 'shots'",
     )
+
+
+# --- what cannot be tested ------------------------------------------------------------------------------
+
+
+def test_a_test_that_fails_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted, then with a broken picture, then mended: trained once, and the same as undisturbed."""
+    draw_pictures(tmp_path / "own", OWN)
+    draw_pictures(tmp_path / "other", OTHER, count=6)
+    monkeypatch.setattr("pinikit.reporting.write_report", lambda result: [])
+    new = {"name": "image_folder", "root": str(tmp_path / "other")}
+    same = {"name": "image_folder", "root": str(tmp_path / "own"), "test_fraction": 0.5}
+    study = study_of(tmp_path, same=same, new=new)
+    study |= {"seeds": [1], "design": {"arms": {"pini": {}}}}
+    study["run"]["method"]["optim"]["epochs"] = 1
+    study["expect"] = {"pini": {**NUMBER, "other_data": "new"}}
+    path, runs = write(tmp_path, study), tmp_path / "runs"
+    whole = api.run_study(path, runs=tmp_path / "undisturbed").results["pini", 1]
+
+    def stored() -> StoredResult:
+        (found,) = (Store(runs).load(key) for key in Store(runs).run_ids())
+        assert found is not None
+        assert found.finished
+        return found
+
+    def report() -> str:
+        return report_text(api.StudyResult(*saved_study(Store(runs), "moved"), runs / "studies" / "moved"))
+
+    def interrupted(*_: Any) -> None:
+        raise Interrupted("now")
+
+    words = ("run", path, "--runs", runs)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_evaluate_elsewhere", interrupted)
+        assert call(*words).exit_code == 130
+    assert stored().untested == dict.fromkeys(("same", "new"), "the test was interrupted")
+    assert "1 untested" in call("status", "--runs", runs).stdout
+    monkeypatch.setattr(type(method_of(resolve_study(path).runs[0])), "fit", None)  # no training from here on
+    broken = {path: path.read_bytes() for path in (tmp_path / "other" / "zero").iterdir()}
+    for picture, content in broken.items():
+        picture.write_bytes(bytes(len(content)))  # of the same size, which is part of the identity
+    done = call(*words)
+    check_message(
+        done,
+        1,
+        "1 of 1 run not tested on all their data",
+        f"new: pini seed 1: The picture {tmp_path / 'other'}",
+    )
+    assert list(stored().untested) == ["new"]
+    assert stored().other_data["same"] == whole.other_data["same"]
+    assert f"- `new`: `pini` seed 1: The picture {tmp_path / 'other' / 'zero'}" in report()
+    assert "accuracy on new | 50.00 | – |" in report()
+    assert "not tested on new: The picture" in call("status", "--runs", runs).stdout
+    assert "0 done, 0 to do, 1 to test on other data." in call(*words, "--dry-run").stdout
+    for picture, content in broken.items():
+        picture.write_bytes(content)
+    assert call(*words, "--rerun", "failed").exit_code == 0
+    assert not stored().untested
+    for part in ("metrics", "files", "identity"):
+        assert stored().content[part] == whole.content[part]
+    assert "Missing" not in report()

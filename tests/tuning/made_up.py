@@ -19,6 +19,7 @@ from pinikit.tuning.request import Request
 from pinikit.tuning.results import METRICS, TuneResult, collect
 from pinikit.tuning.space import Space
 from pinikit.tuning.study import TuneStudy, resolve_tune
+from pinikit.tuning.tickets import FAILURES
 
 STUDY = """
 name: made_up
@@ -108,6 +109,7 @@ def _play(
     if number == 9:
         trial.set_user_attr("failure", "FloatingPointError: the loss is NaN in epoch 2")
         trial.set_user_attr("failure_kind", "error")
+        trial.set_user_attr(FAILURES, {"error": 1})  # so it is not tried again
         found.tell(trial, state=TrialState.FAIL)
         return
     values = {
@@ -136,7 +138,11 @@ def _play(
 
 
 def measured_again(
-    result: TuneResult, folder: Path, lead: Mapping[str, float], overrides: Sequence[str] = ()
+    result: TuneResult,
+    folder: Path,
+    lead: Mapping[str, float],
+    overrides: Sequence[str] = (),
+    arms: str | None = None,
 ) -> tuple[Study, dict[tuple[str, int], StoredResult]]:
     """The study of the best arms and made-up runs of it.
 
@@ -145,10 +151,11 @@ def measured_again(
         folder: for its ``best.yaml``.
         lead: points of test accuracy by which an arm is ahead of ``base``; validation is 3 points above test.
         overrides: changes to the study.
+        arms: which of its arms.
     """
     path = folder / "best.yaml"
     path.write_text(best_study(result), encoding="utf-8")
-    study = resolve_study(path, list(overrides))
+    study = resolve_study(path, list(overrides), arms)
     results = {}
     for run in study.runs:
         test = 70.0 + lead.get(run.arm, 0.0) + 0.4 * (run.seed % 3) + 0.1 * (hash_of(run.arm) * run.seed % 5)

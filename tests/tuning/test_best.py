@@ -10,14 +10,20 @@ from pathlib import Path
 
 import pytest
 from made_up import accuracy, make_result, measured_again
+from markupsafe import Markup
 
+from pinikit.data.manifest import make_manifest
 from pinikit.study.statistics import headline_mode
+from pinikit.study.store import Store
 from pinikit.study.study import resolve_study
 from pinikit.tuning.best import best_study, searched
-from pinikit.tuning.confirm import Confirmation, answer, confirmed
+from pinikit.tuning.blind import blind
+from pinikit.tuning.confirm import Confirmation, answer, confirmed, is_answered
 from pinikit.tuning.export import trials_csv
+from pinikit.tuning.publishing import refresh
 from pinikit.tuning.request import Request
 from pinikit.tuning.results import TuneResult, load_result
+from pinikit.tuning.seen import share_seen
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +109,29 @@ def test_the_headline_treats_noise_as_the_search_did(tmp_path: Path) -> None:
     assert isinstance(confirmed(found, study, results), Confirmation)
 
 
+def test_no_name_or_word_breaks_out_of_its_comment(result: TuneResult, tmp_path: Path) -> None:
+    breaks = "x\nname: other\u2028seeds: [1]\x85z\r\ny"
+    rows = tuple(
+        replace(row, label=breaks) if row.name == result.best()[0].name else row for row in result.trials
+    )
+    base = {**result.base_config, "prompt": {**result.base_config["prompt"], "template": "one\ntwo {}"}}
+    request = Request(breaks, (f"question={breaks}",), 60, storage=breaks, runs="elsewhere")
+    changed = replace(result, trials=rows, base_config=base, request=request)
+    path = tmp_path / "best.yaml"
+    path.write_text(best_study(changed), encoding="utf-8")
+    assert "--runs elsewhere`." in path.read_text(encoding="utf-8").splitlines()[0]
+    study = resolve_study(path)
+    assert (study.name, study.seeds) == ("made_up_best", (11, 12, 13, 14))
+    assert study.arms["base"].config["prompt"]["template"] == "one\ntwo {}"
+
+
+def test_ranks_in_comments_are_those_of_the_search(result: TuneResult) -> None:
+    worse = [replace(row, values=(0.0,)) if row.values and not row.label else row for row in result.trials]
+    found = replace(result, trials=tuple(worse))
+    assert found.ranked[0].label
+    assert f"# rank {found.ranked.index(found.best()[0]) + 1} in the search" in best_study(found)
+
+
 # --- the answer -------------------------------------------------------------------------------------------
 
 
@@ -110,39 +139,143 @@ def leads(result: TuneResult, *points: float) -> dict[str, float]:
     return {row.name: lead for row, lead in zip(result.best(), points, strict=True)}
 
 
-def test_an_arm_that_is_ahead_on_fresh_seeds_is_said_to_be(result: TuneResult, tmp_path: Path) -> None:
+def test_pini_is_measured_again_wherever_it_ranks(result: TuneResult, tmp_path: Path) -> None:
+    last = result.best(100)[-1]
+    rows = [replace(row, label="pini") if row is last else row for row in result.trials]
+    found = replace(result, trials=tuple(rows))
+    study, results = measured_again(found, tmp_path, leads(result, 1.0, 2.0))
+    assert list(study.arms) == ["base", "zero_shot", *(row.name for row in found.best()), "pini"]
+    assert answer(found, confirmed(found, study, results)).startswith(f"`{found.best()[0].name}` beats")
+
+
+def test_the_answer_is_about_the_first_of_the_search(result: TuneResult, tmp_path: Path) -> None:
     found = confirmed(result, *measured_again(result, tmp_path, leads(result, 1.0, 2.0)))
     assert isinstance(found, Confirmation)
-    assert found.chosen is not None
-    assert found.chosen.name == result.best()[1].name  # by validation on fresh seeds, not by rank
-    assert found.chosen.difference.pairs == 4
-    assert found.chosen.difference.mean == pytest.approx(2.0, abs=0.5)
+    first = result.best()[0]
+    assert found.leader.trial is first  # though the other one is ahead on fresh seeds
+    assert found.leader.difference.pairs == 4
+    assert found.leader.difference.mean == pytest.approx(1.0, abs=0.4)
     text = answer(result, found)
-    assert text.startswith(f"`{found.chosen.name}` beats `base` by +")
+    assert text.startswith(f"`{first.name}` beats `base` by +")
     assert "points of test accuracy on 4 fresh seeds" in text
-    search = found.chosen.trial
-    assert search is not None
-    assert f"was {search.values[0]:.2f} % in the search, {found.chosen.fresh.mean:.2f} %" in text
+    assert (
+        f"was {first.values[0]:.2f} % in the search, {found.leader.fresh.mean:.2f} % on fresh seeds" in text
+    )
+    assert result.base is not None
+    lead, later = first.values[0] - result.base.values[0], found.leader.fresh_lead.mean
+    assert f"its lead over `base` +{lead:.2f} and +{later:.2f} points." in text
 
 
 @pytest.mark.parametrize(("lead", "words"), [(0.0, "is not told apart from"), (-3.0, "is worse than")])
 def test_nothing_found_is_said_plainly(result: TuneResult, tmp_path: Path, lead: float, words: str) -> None:
-    found = confirmed(result, *measured_again(result, tmp_path, leads(result, lead, lead - 9)))
+    found = confirmed(result, *measured_again(result, tmp_path, leads(result, lead, 9)))
     assert isinstance(found, Confirmation)
     text = answer(result, found)
     assert text.startswith("The search found no arm that beats `base` on fresh seeds")
     assert words in text
 
 
+def test_of_few_or_equal_seeds_no_victory_is_claimed(result: TuneResult, tmp_path: Path) -> None:
+    name = result.best()[0].name
+    study, results = measured_again(result, tmp_path, {})
+    for (arm, seed), item in results.items():
+        item.content["metrics"]["test"]["mean"]["accuracy"] = 71.0 if arm == name else 60.0 + seed
+        results["base", seed].content["metrics"]["test"]["mean"]["accuracy"] = 70.0
+    equal = answer(result, confirmed(result, study, results))
+    assert equal.startswith(
+        f"`{name}` differs from `base` by +1.00 points of test accuracy on each of 4 fresh"
+    )
+    assert "beats" not in equal
+    fewer = replace(result, fresh_seeds=(11, 12))
+    few = answer(fewer, confirmed(fewer, *measured_again(fewer, tmp_path, leads(result, 5.0, 0.0))))
+    assert "on 2 fresh seeds: too few to say whether it is better, which takes 3." in few
+    assert "beats" not in few
+
+
+def test_missing_seeds_leave_the_answer_open(result: TuneResult, tmp_path: Path) -> None:
+    first, second = (row.name for row in result.best())
+    study, results = measured_again(result, tmp_path, leads(result, 2.0, 2.0))
+    values = {key: item.content["metrics"]["test"]["mean"] for key, item in results.items()}
+    values[first, 14]["accuracy"] = None  # as a metric that is not finite is written
+    values["base", 14]["accuracy"] = 0.0  # would make any unpaired difference a victory
+    found = confirmed(result, study, results)
+    assert isinstance(found, Confirmation)
+    assert (found.leader.seeds, found.leader.difference.pairs) == (3, 3)
+    paired = [values[first, seed]["accuracy"] - values["base", seed]["accuracy"] for seed in (11, 12, 13)]
+    assert found.leader.difference.mean == pytest.approx(math.fsum(paired) / 3)
+    text = answer(result, found)
+    assert text.startswith(f"No answer yet: of 4 fresh seeds 3 of `{first}` and 4 of `base` are finished")
+    assert "beats" not in text
+    assert not is_answered(found)
+    del results[second, 12]
+    values[first, 14]["accuracy"] = 70.0
+    again = confirmed(result, study, results)
+    assert isinstance(again, Confirmation)
+    assert is_answered(again)  # the other arm does not matter to it
+    assert second not in [arm.name for arm, _ in again.others_ahead]
+
+
+def test_others_are_compared_with_correction(result: TuneResult, tmp_path: Path) -> None:
+    second = result.best()[1].name
+    study, results = measured_again(result, tmp_path, {})
+    gaps = {second: (2.0, 1.0, 4.0, 3.0), "zero_shot": (-2.0, 1.0, -1.0, 2.0)}
+    for (arm, seed), item in results.items():
+        gap = gaps[arm][seed - 11] if arm in gaps else 0.0
+        item.content["metrics"]["test"]["mean"]["accuracy"] = 70.0 + gap
+    found = confirmed(result, study, results)
+    assert isinstance(found, Confirmation)
+    tested = {arm.name: p for arm, p in found.others_ahead}
+    # Mean 2.5, deviation 1.29: t = 3.873 with 3 degrees of freedom; and t = 0. Twice the first, by Holm.
+    assert tested == {second: pytest.approx(2 * 0.03047, abs=1e-4), "zero_shot": pytest.approx(1.0)}
+
+
+def test_a_search_behind_its_base_found_nothing(result: TuneResult, tmp_path: Path) -> None:
+    rows = [replace(row, values=(99.0,)) if row.label == "base" else row for row in result.trials]
+    behind = replace(result, trials=tuple(rows))
+    found = confirmed(behind, *measured_again(behind, tmp_path, leads(behind, 9.0, 0.0)))
+    for text in (answer(behind, None), answer(behind, found)):
+        assert text.startswith(
+            "The search found nothing better than `base`, whose validation accuracy is 99.00"
+        )
+        assert "beats" not in text
+
+
 def test_runs_of_another_study_are_not_taken_for_it(result: TuneResult, tmp_path: Path) -> None:
     name = result.best()[0].name
-    for override, reason in (
-        ("run.data.shots=2", "arm base has another configuration"),
-        (f"design.arms.{name}.method.optim.epochs=3", f"arm {name} has another configuration"),
-        ("seeds=[3,11]", "its seeds are not fresh: the search used 3, too"),
+    for override, arms, reason in (
+        ("run.data.shots=2", None, "arm base has another configuration"),
+        (f"design.arms.{name}.method.optim.epochs=3", None, f"arm {name} has another configuration"),
+        ("design.arms.zero_shot.prompt.template=pini", None, "arm zero_shot has another configuration"),
+        ("seeds=[3,11]", None, "its seeds are not fresh: the search used 3, too"),
+        ("seeds=[11,12,13]", None, "it has the seeds 11, 12, 13, and best.yaml 11, 12, 13, 14"),
+        ("run.device=cpu", name, f"it measured {name}, and best.yaml now asks for {name}, "),
     ):
-        study, results = measured_again(result, tmp_path, {}, [override])
+        study, results = measured_again(result, tmp_path, {}, [override], arms)
         assert reason in str(confirmed(result, study, results))
+
+
+def test_a_search_that_went_on_takes_its_answer_back(result: TuneResult, tmp_path: Path) -> None:
+    study, results = measured_again(result, tmp_path, leads(result, 5.0, 2.0))
+    assert "beats" in answer(result, confirmed(result, study, results))
+    better = replace(result.ranked[0], number=99, hash="new", values=(99.0,))
+    further = replace(result, trials=(*result.trials, better))
+    found = confirmed(further, study, results)
+    assert f"best.yaml now asks for trial_99, {result.best()[0].name}; run best.yaml again" in str(found)
+    assert "only fresh seeds tell" in answer(further, found)
+
+
+def test_validation_pictures_that_the_search_had_seen_are_counted(result: TuneResult, tmp_path: Path) -> None:
+    study, results = measured_again(result, tmp_path, {})
+    digits = study.runs[0].dataset
+    known = {seed: blind(make_manifest(digits, 4, seed), digits) for seed in result.seeds}
+    noted = replace(result, data={str(seed): manifest.hash for seed, manifest in known.items()})
+    found = confirmed(noted, study, results)
+    assert isinstance(found, Confirmation)
+    chosen_by = {item.id for manifest in known.values() for item in manifest.val}
+    fresh = [item.id for seed in noted.fresh_seeds for item in study.run("base", seed).manifest.val]
+    assert found.seen == sum(name in chosen_by for name in fresh) / len(fresh)
+    assert 0.2 < found.seen < 0.6  # 3 times 40 of 225
+    assert math.isnan(share_seen(result, study.runs))  # made-up hashes: the pictures were others
 
 
 def test_before_fresh_seeds_luck_is_mentioned(result: TuneResult) -> None:
@@ -180,6 +313,24 @@ def test_little_is_said_of_few_trials(tmp_path: Path) -> None:
 def test_a_result_is_read_back_as_it_was(result: TuneResult, tmp_path: Path) -> None:
     result.save(tmp_path)
     assert load_result(tmp_path) == result
+
+
+def test_metrics_that_are_not_finite_are_read_back(result: TuneResult, tmp_path: Path) -> None:
+    """They are shown as unknown in the page, which is made anew from the file after the best arms were run."""
+    top = result.ranked[0]
+    odd = {**top.by_seed, 1: {**top.by_seed[1], "accuracy": math.nan, "nll": math.inf}}
+    rows = tuple(replace(row, by_seed=odd) if row is top else row for row in result.trials)
+    store = Store(tmp_path)
+    replace(result, trials=rows).save(store.study_folder("made_up"))
+    read = load_result(store.study_folder("made_up"))
+    assert math.isnan(read.ranked[0].by_seed[1]["accuracy"])
+    assert read.ranked[0].by_seed[1]["nll"] == math.inf
+    assert read.base is not None
+    assert read.ranked[0].against(read.base, "accuracy").pairs == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pinikit.reporting.html.tuning_figures.inline_svg", lambda *figure: Markup(""))
+        assert f"In the search {top.name} is the best of" in str(refresh(store, "made_up_best"))
+    assert f"<strong>{top.name}</strong>" in (store.study_folder("made_up") / "tuning.html").read_text()
 
 
 def test_the_table_has_every_trial_and_value(result: TuneResult) -> None:

@@ -13,11 +13,13 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from optuna.trial import FixedTrial
+from optuna.trial import FixedTrial, Trial
 from test_tune_study import tune_study
 
 from pinikit.errors import ConfigError
+from pinikit.study.designs.draft import content_at
 from pinikit.study.run import Workshop
+from pinikit.tuning.asking import plain_name
 from pinikit.tuning.feasibility import Fits
 from pinikit.tuning.space import Space
 
@@ -64,17 +66,26 @@ def new_study(seed: int = 0) -> optuna.Study:
     return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
 
 
-def test_all_suggestions_can_be_built_and_repeated(rich: Space, tmp_path: Path) -> None:
-    study = tune_study(tmp_path, RICH)
-    independent = Fits(study, workshop())
+Suggested = list[tuple[dict[str, Any], dict[str, Any]]]
+"""Parameters and configuration of each trial."""
+
+
+@pytest.fixture(scope="module")
+def suggested(rich: Space) -> Suggested:
     search, found = new_study(), []
-    for _ in range(80):
+    for _ in range(60):
         trial = search.ask()  # refuses a parameter whose choices are other than before
         config = rich.suggest(trial)
-        assert independent(config) is None
-        if trial.number % 4 == 0:
-            assert rich.suggest(FixedTrial(trial.params)) == config
-        found.append(config)
+        found.append((trial.params, config))
+    return found
+
+
+def test_all_suggestions_can_be_built_and_repeated(rich: Space, suggested: Suggested, tmp_path: Path) -> None:
+    independent = Fits(tune_study(tmp_path, RICH), workshop())
+    found = [config for _, config in suggested]
+    assert {independent(config) for config in found} == {None}
+    for params, config in suggested[::4]:
+        assert rich.suggest(FixedTrial(params)) == config
     for label, least in {"text": (2, 2, 6), "image": (2, 2, 15)}.items():
         items = [method(config)["injections"].get(label) for config in found]
         for key, count in zip(("site", "injector", "noise"), least, strict=True):
@@ -83,12 +94,9 @@ def test_all_suggestions_can_be_built_and_repeated(rich: Space, tmp_path: Path) 
     assert {len(method(config)["losses"]) for config in found} == {1, 2}
 
 
-def test_parameters_are_asked_for_only_where_they_exist(rich: Space) -> None:
-    search = new_study(1)
-    for _ in range(30):
-        trial = search.ask()
-        config = rich.suggest(trial)
-        for name in trial.params:
+def test_parameters_are_asked_for_only_where_they_exist(suggested: Suggested) -> None:
+    for params, config in suggested:
+        for name in params:
             label = name.split(".")[1] if "." in name else name
             if name.startswith("injections.") and name != f"injections.{label}":
                 assert label in method(config)["injections"]
@@ -97,7 +105,7 @@ def test_parameters_are_asked_for_only_where_they_exist(rich: Space) -> None:
                 component, _, parameter = rest.partition(".")
                 there = method(config)["injections"][label][slot]
                 assert there["name"] == component.partition(".")[0]
-                assert parameter.partition(" ")[0] in there
+                assert plain_name(parameter) in there
 
 
 def test_the_points_to_begin_with(rich: Space, tmp_path: Path) -> None:
@@ -175,6 +183,32 @@ def test_parts_that_do_not_go_together_are_never_suggested(small: Any, seed: int
         config = small.suggest(trial)
         assert picky(config) is None
         assert small.suggest(FixedTrial(trial.params)) == config
+        assert trial.params == search.get_trials(deepcopy=False)[trial.number].params
+        assert_made_of(config, trial.params)
+
+
+def assert_made_of(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+    """Each parameter has its value in the configuration, and none has two."""
+    plain = {plain_name(name): value for name, value in params.items()}
+    assert len(plain) == len(params)
+    for name, value in plain.items():
+        there = content_at(method(config), name)
+        assert (there["name"] if isinstance(there, dict) else there) == value, name
+
+
+def test_a_trial_that_is_begun_again_keeps_its_configuration(small: Space) -> None:
+    """Whatever the sampler would say now: its parameters say it, and they are those of what was kept."""
+    first, second, names = new_study(), new_study(1), set[str]()
+    for _ in range(60):
+        trial = first.ask()
+        config = small.suggest(trial)
+        names |= set(trial.params)
+        second.enqueue_trial(trial.params)
+        again = second.ask()
+        assert small.suggest(again) == config
+        assert again.params == trial.params
+        assert small.suggest(Trial(second, again._trial_id)) == config
+    assert any("hidden (only" in name for name in names)  # a number that did not go with the rest
 
 
 @pytest.fixture(scope="module")

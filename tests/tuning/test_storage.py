@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import sqlite3
 import threading
 import time
@@ -12,6 +14,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
+from optuna.storages.journal import _file
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from pinikit.config.schema import TuneConfig
@@ -22,6 +25,10 @@ from pinikit.tuning.storage import DATABASE, StorageLostError, close_storage, op
 
 def silent(text: str) -> None:
     """Nobody is told."""
+
+
+def in_journal(folder: Path) -> str:
+    return f"journal:{folder / 'search.log'}"
 
 
 def study(metrics: tuple[str, ...] = ("accuracy",)) -> Any:
@@ -95,14 +102,14 @@ def test_a_search_is_opened_again_only_by_an_equal_study(where: str | None, tmp_
 
 
 def test_many_differences_are_summed_up(tmp_path: Path) -> None:
-    storage = open_storage(None, tmp_path, silent)
+    storage = open_storage(in_journal(tmp_path), tmp_path, silent)
     open_search(storage, study(), FACTS)
     with pytest.raises(ConfigError, match="and 3 more differences"):
         open_search(storage, study(), {**FACTS, "space": {f"p{i}": 1 for i in range(8)}})
 
 
 def test_somebody_elses_study_is_refused(tmp_path: Path) -> None:
-    storage = open_storage(None, tmp_path, silent)
+    storage = open_storage(in_journal(tmp_path), tmp_path, silent)
     optuna.create_study(storage=storage, study_name="s").add_trial(optuna.create_trial(value=1.0))
     with pytest.raises(ConfigError, match="pinikit did not make"):
         open_search(storage, study(), FACTS)
@@ -117,9 +124,60 @@ def test_a_description_that_its_creator_did_not_finish_is_finished(
     assert open_search(storage, study(), FACTS).user_attrs["pinikit"] == "1"
 
 
+def test_a_description_that_another_search_began_is_not_finished(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(storage_module, "CLAIM_SECONDS", 0.0)
+    storage = open_storage(in_journal(tmp_path), tmp_path, silent)
+    optuna.create_study(storage=storage, study_name="s", direction="maximize").set_user_attr("seeds", [7])
+    with pytest.raises(ConfigError, match=r"seeds: \[7\] there, \[1, 2\] here"):
+        open_search(storage, study(), FACTS)
+
+
+def test_who_describes_a_search_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    storage, now, begun = open_storage(in_journal(tmp_path), tmp_path, silent), [0.0], list[Any]()
+    creator = optuna.create_study(storage=storage, study_name="s", direction="maximize")
+    words = [*((key, value) for key, value in FACTS.items() if key != "pinikit"), ("pinikit", "1")]
+
+    def sleep(seconds: float) -> None:
+        now[0] += 0.9 * storage_module.CLAIM_SECONDS
+        creator.set_user_attr(*words.pop(0))
+
+    monkeypatch.setattr(storage_module, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    open_search(storage, study(), FACTS, begun.append)
+    assert not words
+    assert not begun
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there the lock is no link")
+def test_a_lock_whose_holder_has_died_is_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a journal that is known by a relative path, too: the lock's link must lead to it."""
+    (tmp_path / "shared").mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = open_search(open_storage("shared/search.log", tmp_path, silent), study(), FACTS)
+    dead = open_storage("shared/search.log", tmp_path, silent)
+    dead._backend._lock.acquire()
+    assert (tmp_path / "shared" / "search.log.lock").is_symlink()
+    ticks = itertools.count(0, 5)
+    monkeypatch.setattr(
+        _file,
+        "time",
+        SimpleNamespace(monotonic=lambda: _at_most(next(ticks), 600), sleep=lambda seconds: None),
+    )
+    found.set_user_attr("held", True)
+    assert found.user_attrs["held"] is True
+
+
+def _at_most(value: int, most: int) -> int:
+    assert value < most, "the lock is never broken"
+    return value
+
+
 def test_directions_follow_from_the_metrics(tmp_path: Path) -> None:
     found = open_search(
-        open_storage(None, tmp_path, silent), study(("accuracy", "nll", "seconds")), {**FACTS, "metrics": []}
+        open_storage(in_journal(tmp_path), tmp_path, silent),
+        study(("accuracy", "nll", "seconds")),
+        {**FACTS, "metrics": []},
     )
     assert [direction.name for direction in found.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -14,9 +17,10 @@ from optuna.trial import TrialState
 
 from pinikit.study.executors import CRASH, ERROR, MEMORY
 from pinikit.tuning import leases
+from pinikit.tuning.failures import DEVICE, FAILURE, REFUSAL
 from pinikit.tuning.leases import GRACE_SECONDS, LONGEST_GAP, Patrol, is_gone, lease
 from pinikit.tuning.storage import open_storage
-from pinikit.tuning.tickets import FAILURE, Board, give_back, give_up, kind_of, make_first, superseded, take
+from pinikit.tuning.tickets import Board, give_back, give_up, kind_of, make_first, superseded, take
 
 POINTS = [("base", {"x": 0.5}), ("zero_shot", {})]
 
@@ -43,6 +47,11 @@ class Search:
 
     def board(self, total: int) -> Board:
         return Board(self.study.get_trials(deepcopy=False), total)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Search:
+    return Search(f"journal:{tmp_path / 'search.log'}", tmp_path)
 
 
 @pytest.fixture(params=["database", "journal"])
@@ -74,7 +83,7 @@ def test_a_point_has_its_parameters(open_search: Any) -> None:
 
 
 def test_workers_side_by_side_evaluate_exactly_what_was_asked_for(open_search: Any) -> None:
-    total, taken, lock = 30, list[int](), threading.Lock()
+    total, taken, lock = 15, list[int](), threading.Lock()
     open_search()
 
     def work() -> None:
@@ -122,11 +131,13 @@ def test_of_equal_tickets_the_first_counts(open_search: Any) -> None:
     assert superseded(search.study.get_trials()) == {1}
 
 
-@pytest.mark.parametrize(("kind", "attempts"), [(ERROR, 1), (FAILURE, 2), (MEMORY, 2), (CRASH, 4)])
+@pytest.mark.parametrize(
+    ("kind", "attempts"), [(REFUSAL, 1), (ERROR, 2), (FAILURE, 2), (MEMORY, 2), (DEVICE, 2), (CRASH, 4)]
+)
 def test_what_failed_is_tried_again_as_often_as_its_kind_allows(
-    kind: str, attempts: int, tmp_path: Path
+    kind: str, attempts: int, journal: Search
 ) -> None:
-    search = Search(None, tmp_path)
+    search = journal
     taken = []
     while (ticket := search.take(1)) is not None:
         taken.append(ticket)
@@ -139,8 +150,8 @@ def test_what_failed_is_tried_again_as_often_as_its_kind_allows(
     assert superseded(search.study.get_trials()) == set(range(attempts - 1))
 
 
-def test_another_attempt_has_the_same_parameters(tmp_path: Path) -> None:
-    search = Search(None, tmp_path)
+def test_another_attempt_has_the_same_parameters(journal: Search) -> None:
+    search = journal
     for ticket in (search.take(3), search.take(3)):
         search.complete(ticket)
     ticket = search.take(3)
@@ -157,7 +168,11 @@ def test_what_is_given_back_is_taken_next_with_its_parameters(open_search: Any) 
     search.take(4), search.take(4)
     ticket = search.take(4)
     value = optuna.trial.Trial(search.study, ticket._trial_id).suggest_float("x", 0.0, 1.0)
+    leases.sign(search.storage, ticket._trial_id)
+    search.storage.set_trial_user_attr(ticket._trial_id, "beat", 3)
     give_back(search.storage, ticket)
+    left = search.study.trials[2].user_attrs
+    assert [left[key] for key in ("lease", "worker", "beat")] == [None, "", None]  # whose it was is not said
     again = open_search()
     taken = again.take(4)
     assert taken.number == ticket.number
@@ -173,8 +188,8 @@ def test_who_is_over_is_left_as_it_is(open_search: Any) -> None:
     assert search.study.trials[0].state == TrialState.COMPLETE
 
 
-def test_a_trial_that_failed_without_a_word_has_crashed(tmp_path: Path) -> None:
-    search = Search(None, tmp_path)
+def test_a_trial_that_failed_without_a_word_has_crashed(journal: Search) -> None:
+    search = journal
     ticket = search.take(1)
     search.study.tell(ticket.number, state=TrialState.FAIL)
     assert kind_of(search.study.trials[0]) == CRASH
@@ -199,12 +214,39 @@ def test_on_the_same_machine_a_process_that_has_ended_is_known_at_once() -> None
     assert not is_gone(None)
 
 
-def test_elsewhere_a_trial_is_given_up_after_long_silence(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize(
+    ("unreadable", "kill"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), None),
+        (PermissionError(errno.EACCES, "hidepid=1"), None),
+        (FileNotFoundError(errno.ENOENT, "hidepid=2"), PermissionError(errno.EPERM, "another user's")),
+    ],
+    ids=["no more files", "unreadable", "hidden"],
+)
+def test_a_process_that_cannot_be_looked_at_is_not_taken_for_dead(
+    unreadable: OSError, kill: OSError | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = [0.0]
-    monkeypatch.setattr(leases.time, "monotonic", lambda: now[0])
-    search = Search(None, tmp_path)
+    def fail(error: OSError | None) -> Any:
+        def failing(*words: Any) -> None:
+            if error is not None:
+                raise error
+
+        return failing
+
+    left = {**lease(), "began": "1"}
+    assert is_gone(left)
+    monkeypatch.setattr(leases.Path, "read_text", fail(unreadable))
+    monkeypatch.setattr(leases.os, "kill", fail(kill))
+    assert not is_gone(left)
+    assert lease()["machine"] == ""  # others could not tell, either
+
+
+def test_elsewhere_a_trial_is_given_up_after_long_silence(
+    journal: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, search = [0.0], journal
+    monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: now[0]))
     ticket = search.take(1)
     search.storage.set_trial_user_attr(ticket._trial_id, "lease", {"machine": "elsewhere", "pid": 1})
     patrol = Patrol()
@@ -221,12 +263,13 @@ def test_elsewhere_a_trial_is_given_up_after_long_silence(
     assert lost_after(LONGEST_GAP) == [0]
 
 
-def test_a_worker_that_is_at_work_beats(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_worker_that_is_at_work_beats(journal: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.02)
-    search = Search(None, tmp_path)
+    search = journal
     ticket = search.take(1)
     with leases.beating(search.storage, ticket._trial_id):
-        for _ in range(200):
+        for _ in range(500):
             if search.study.trials[0].user_attrs.get("beat", 0) >= 2:
                 break
+            time.sleep(0.01)
     assert search.study.trials[0].user_attrs["beat"] >= 2

@@ -92,8 +92,17 @@ def test_fresh_seeds_stand_beside_the_search(result: TuneResult, tmp_path: Path)
     text = words(tuning_page(result, found, COMMAND))
     assert f"{result.best()[0].name} beats base by +" in text
     assert "validation, search validation, fresh change test, fresh test, Δ to base" in text
-    assert "The test set had no say in the choice." in text
+    assert "neither fresh seeds nor the test set had a say in the choice" in text
+    assert f"Of the other arms {result.best()[1].name} (p = 0.003) beats base" in text
+    assert "corrected for 2 comparisons (paired t-tests, Holm)." in text
+    assert "How many validation pictures of the fresh seeds the search had seen is not known here." in text
     assert COMMAND not in text
+    assert "the search had seen 52 % of those of a fresh seed" in words(
+        tuning_page(result, replace(found, seen=0.518), COMMAND)
+    )
+    lacking = replace(found, seeds=5)
+    assert "of 5 fresh seeds 4 of" in words(tuning_page(result, lacking, COMMAND))
+    assert COMMAND in words(tuning_page(result, lacking, COMMAND))
 
 
 def test_runs_that_are_not_shown_are_explained(result: TuneResult) -> None:
@@ -111,6 +120,29 @@ def test_several_metrics_have_a_front(tmp_path: Path, monkeypatch: pytest.Monkey
     page = tuning_page(found, None, COMMAND)
     assert "Pareto front" in titles(page)
     assert "are beaten by no other in every metric" in words(page)
+
+
+def test_parallel_lines_are_whole(result: TuneResult) -> None:
+    drawn, caption = tuning_figures.parallel(result)  # type: ignore[misc]  # there are parameters
+    assert "A line goes through – where the trial has no such parameter." in caption
+    lines = re.findall(r'<path d="(M[^"]*)" clip-path', drawn)
+    axes = len(
+        {name for row in result.complete for name in row.params} & set(tuning_figures._leading(result, 7)[0])
+    )
+    whole = [line for line in lines if line.count("M") == 1 and line.count("L") == axes]
+    assert len(whole) >= sum(bool(row.params) for row in result.complete)
+
+
+def test_a_pruner_that_compares_seeds_is_shown_by_seed(result: TuneResult) -> None:
+    rows = [replace(row, steps=dict(enumerate(row.steps.values()))) for row in result.trials]
+    found = replace(result, step="seed", seeds=(11, 12, 13, 14), trials=tuple(rows))
+    drawn, caption = tuning_figures.steps(found)  # type: ignore[misc]  # there are steps
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
+    assert [text for text in texts if text.isdigit() and int(text) < 20] == ["11", "12", "13", "14"]
+    assert "seed" in texts
+    assert "epoch" not in drawn
+    assert caption.startswith("Each seed's value, as the pruner saw it")
+    assert "the mean of the seeds that they had" in tuning_figures.history(found)[1]
 
 
 @pytest.mark.usefixtures("undrawn")

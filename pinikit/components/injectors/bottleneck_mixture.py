@@ -23,6 +23,8 @@ class BottleneckMixture(Injector):
     the clean tensor at the site, along its channels. An adaptation of "Mixture of Noise for PTM-based
     Class-Incremental Learning" (2025), whose text alone was at hand: there the noise is drawn inside the
     bottleneck and there is one network per task.
+
+    ``width`` is the bottleneck's, K is ``experts``.
     """
 
     name = "bottleneck_mixture"

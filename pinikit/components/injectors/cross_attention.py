@@ -21,6 +21,9 @@ class CrossAttention(Injector):
     a = softmax(q kᵀ) v, then one linear head per noise parameter; all layers have biases and h = D //
     reduction. At sites with positions, all positions share the vector. Image sites only (Huang, Zhang,
     Li, AAAI 2025; released code: trainers/clip_vpn.py).
+
+    ``scaled`` divides the scores by √h, ``detach_keys`` cuts the gradient into the text side, and with
+    ``zero_init_heads`` the heads begin at zero.
     """
 
     name = "cross_attention"

@@ -22,6 +22,8 @@ class CrossAttentionSpatial(Injector):
     parameters; at the image feature the raw outputs are averaged over positions, before ``std: abs`` and the
     like, so outputs of opposite signs cancel. In PiNI's framework figure, not in its released trainer (Huang,
     Zhang, Li, AAAI 2025).
+
+    ``reduction``, ``scaled``, ``detach_keys`` and ``zero_init_heads`` are those of ``cross_attention``.
     """
 
     name = "cross_attention_spatial"

@@ -22,6 +22,8 @@ class FeatureMlp(Injector):
     ``context: here`` reads the clean tensor at the site along its channels, ``context: image_feature``
     the global image feature ("Learn Beneficial Noise as Graph Augmentation", ICML 2025, arXiv 2505.19024;
     released code: pi_noise_generator.py).
+
+    ``hidden`` is the networks' width; with ``zero_init_heads`` their last layers begin at zero.
     """
 
     name = "feature_mlp"

@@ -18,6 +18,10 @@ class FreePerClass(Injector):
     """Noise parameters learned directly, one set per class; text sites only.
 
     Ahead of the class name this gives up the prefix that classes share, so it costs more than ``free``.
+
+    Each is initialised N(0, init_std²).
+
+    Each is initialised N(0, ``init_std`` ²).
     """
 
     name = "free_per_class"

@@ -20,6 +20,8 @@ class Mlp(Injector):
     ``context: here`` reads the clean tensor at the site, along its channels and for each position on
     its own; ``context: image_feature`` reads the global image feature and yields one vector for all
     positions. In PiNI's framework figure, not in its released code (Huang, Zhang, Li, AAAI 2025).
+
+    ``hidden`` is the width in between; with ``zero_init_heads`` the heads begin at zero.
     """
 
     name = "mlp"

@@ -22,6 +22,8 @@ class Transformer(Injector):
     to each other; every position's output gives its noise parameters through linear heads. It has no
     position embedding, so positions and classes are sets. Image sites but pixels; a design of pinikit's
     own from torch's layers (Vaswani et al., NeurIPS 2017).
+
+    With ``zero_init_heads`` the heads begin at zero.
     """
 
     name = "transformer"

@@ -24,6 +24,8 @@ class UnetPixel(Injector):
     mean square of ``level`` as ``cnn_pixel``'s are. No batch statistics: a picture's noise does not
     depend on its neighbours. Site ``pixels`` only; a design of pinikit's own (after Ronneberger, Fischer,
     Brox, "U-Net", MICCAI 2015).
+
+    ``width`` is the number of channels at the finest resolution.
     """
 
     name = "unet_pixel"

@@ -37,6 +37,33 @@ def mean_where(values: Tensor, keep: Tensor) -> Tensor:
     return mean
 
 
+def other_rows(count: int, like: Tensor) -> Tensor:
+    """True off the diagonal, [N, N], on the device of ``like``."""
+    return ~torch.eye(count, dtype=torch.bool, device=like.device)
+
+
+def class_to_images(logits: Tensor, own: Tensor) -> Tensor:
+    """Every class finds its images among the batch's, by logits [B, C], a scalar.
+
+    A class's images count alike. Classes without an image in the batch are left out.
+    """
+    return mean_where(mean_per_class(-logits.log_softmax(0), own), own.any(0))
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """−Σ target · log softmax(logits) over the last axis, averaged over the others, a scalar."""
+    return -(target * logits.log_softmax(-1)).sum(-1).mean()
+
+
+def nearest_of_another_class(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """For each row [B] the index of the most similar row of another class, and whether there is one.
+
+    Where there is none, the index is some row's.
+    """
+    foreign = labels.unsqueeze(0) != labels.unsqueeze(1)
+    return cosines(features, features).masked_fill(~foreign, -2.0).argmax(1), foreign.any(1)
+
+
 def mean_per_class(values: Tensor, own: Tensor) -> Tensor:
     """The mean of [B, C] over each class's own images, [C]; 0 for a class without any."""
     mean: Tensor = values.masked_fill(~own, 0.0).sum(0) / own.sum(0).clamp_min(1)

@@ -17,6 +17,8 @@ class LabelSmoothingCe(Loss):
 
     e = 0 is the cross-entropy, e = 1 has a uniform target (Szegedy et al., "Rethinking the Inception
     Architecture for Computer Vision", CVPR 2016).
+
+    e is ``smoothing``.
     """
 
     name = "label_smoothing_ce"

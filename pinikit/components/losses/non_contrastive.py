@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-import torch
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 from torch.nn import functional
@@ -27,6 +26,8 @@ class Barlip(Loss):
     XᵀT/B; ``standardise`` centres and scales every dimension over the batch first, as the batch norm at
     the end of the published projector does (Fini et al., "Improved Baselines for Vision-Language
     Pre-training", TMLR 2023, arXiv 2305.08675, after Barlow Twins).
+
+    κ is ``scale``, λ is ``redundancy``.
     """
 
     name = "barlip"
@@ -133,5 +134,6 @@ def _hinge(rows: Tensor) -> Tensor:
 
 def _covariance(rows: Tensor) -> Tensor:
     """Squared covariances of different dimensions, summed and divided by D."""
-    matrix = torch.cov(rows.mT)
+    centred = rows - rows.mean(0)
+    matrix = centred.mT @ centred / (len(rows) - 1)  # torch.cov would wait for the device, to check its own
     return (matrix.square().sum() - matrix.diagonal().square().sum()) / rows.shape[1]

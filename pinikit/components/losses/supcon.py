@@ -20,6 +20,8 @@ class Supcon(Loss):
     a positive in the batch are left out; it is 0 if there are none at all. It does not look at the text,
     so it stands beside a classification loss (Khosla et al., "Supervised Contrastive Learning", NeurIPS
     2020, arXiv 2004.11362).
+
+    Cosines are divided by ``temperature``.
     """
 
     name = "supcon"

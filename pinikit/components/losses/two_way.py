@@ -46,6 +46,8 @@ class NormSoftmax(Loss):
     A class's images are all positives, as in ``clip_infonce``. Published with a learned temperature (Jia
     et al., "Scaling Up Visual and Vision-Language Representation Learning With Noisy Text Supervision",
     ICML 2021, arXiv 2102.05918).
+
+    ``smoothing`` is the share of a target that all classes get alike.
     """
 
     name = "norm_softmax"

@@ -30,6 +30,7 @@ from pinikit.training.context import RunContext
 from pinikit.training.draws import RandomDraw
 from pinikit.training.injection import Injection
 from pinikit.training.loop import Trainee, WeightedLoss, check_optimiser, train
+from pinikit.training.loss_batch import stages_of
 from pinikit.training.model import NoisyModel, noisy_texts
 from pinikit.training.task import Task
 
@@ -71,8 +72,8 @@ class Pini(Method):
     def __init__(
         self,
         injections: dict[str, InjectionConfig] = PINI,  # type: ignore[assignment]  # in YAML's shorthand
-        losses: dict[str, LossConfig] = CLASSIFY,  # type: ignore[assignment]
-        optim: OptimConfig = {},  # type: ignore[assignment]  # noqa: B006
+        losses: dict[str, LossConfig] = CLASSIFY,  # type: ignore[assignment]  # so is this
+        optim: OptimConfig = {},  # type: ignore[assignment]  # noqa: B006 — and this, which is only read
         samples: Annotated[int, CategoricalDistribution([1, 2, 4])] = 1,
     ) -> None:
         if samples < 1:
@@ -84,7 +85,7 @@ class Pini(Method):
     def footprint(self, backbone: Backbone, prompts: Prompts) -> Footprint:
         """Builds the whole model once, without initial values."""
         check_optimiser(self._optim)
-        self._make_losses()
+        losses = self._make_losses()
         model = self._make_model(backbone, prompts, seed=None)
         self._check_reach(model)
         shares = {i.share for i in self._injections.values()}
@@ -94,6 +95,7 @@ class Pini(Method):
                 "samples of an image would be equal; allowed: 1"
             )
         self._check_pairs(model)
+        _check_dependence(losses, model)
         rows = self._optim.batch_size * self._samples
         return Footprint(
             model.earliest_change,
@@ -102,6 +104,7 @@ class Pini(Method):
             model.step_bytes(rows),
             model.requires,
             self._optim.epochs if _count(model) else 0,
+            stages_of(item.loss for item in losses) - model.requires,
         )
 
     def _check_reach(self, model: NoisyModel) -> None:
@@ -230,6 +233,11 @@ class Pini(Method):
                 raise ConfigError(
                     f"run.method.losses.{label}: requires {listing(lacking)}; there is {listing(LOSS_BATCH)}"
                 )
+            if self._samples < loss.min_samples:
+                raise ConfigError(
+                    f"run.method.losses.{label}: {spec['name']!r} compares noise samples of a picture; found "
+                    f"run.method.samples: {self._samples}; allowed with it: {loss.min_samples} or more"
+                )
             losses.append(WeightedLoss(loss, config.loss["weight"]))
         return losses
 
@@ -306,6 +314,25 @@ class _PiniPredictor(Predictor):
     @property
     def trainable_parameters(self) -> int:
         return _count(self._model)
+
+
+def _check_dependence(losses: Sequence[WeightedLoss], model: NoisyModel) -> None:
+    """Refuse losses none of which can teach the injections anything."""
+    trained = [
+        item.site
+        for item in model.injections.values()
+        if isinstance(item, Injection) and list(item.parameters())
+    ]
+    sides = {site.side for site in trained}
+    moved = {f"{side}_features" for side in sides} | {"logits", "sample_logits"}
+    moved |= {"sample_features"} if "image" in sides else set()
+    moved |= {"prompt_tokens"} if any(site.stage == "prompt_embedding" for site in trained) else set()
+    if sides and not any(item.loss.requires & moved for item in losses):
+        read = frozenset[str]().union(*(item.loss.requires for item in losses)) - {"labels"}
+        raise ConfigError(
+            f"run.method.losses: found losses of {listing(sorted(read))} only, which no injection changes; "
+            f"allowed: at least one of {listing(sorted(moved))}"
+        )
 
 
 def _count(model: NoisyModel) -> int:

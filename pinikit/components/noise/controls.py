@@ -43,7 +43,10 @@ class MuOnly(Noise):
 
 
 class SigmaOnly(Noise):
-    """Zero-mean Gaussian with a learned standard deviation."""
+    """Zero-mean Gaussian with a learned standard deviation.
+
+    ``std`` says what becomes of a raw standard deviation, as for ``gaussian``.
+    """
 
     name = "sigma_only"
     version = 1
@@ -71,7 +74,10 @@ class SigmaOnly(Noise):
 
 
 class Isotropic(Noise):
-    """Gaussian with one fixed standard deviation; nothing is learned."""
+    """Gaussian with one fixed standard deviation; nothing is learned.
+
+    ``std`` is that standard deviation.
+    """
 
     name = "isotropic"
     version = 1
@@ -122,6 +128,8 @@ class Shuffled(Gaussian):
     The control for "does it matter that an injector reads the picture": each row of a batch gets the
     parameters of another one, which a fixed random order names, whatever the order of the classes. Where an
     injector yields one row for all (``free``) nothing is shuffled.
+
+    ``std`` says what becomes of a raw standard deviation, as for ``gaussian``.
     """
 
     name = "shuffled"
@@ -164,6 +172,8 @@ class Antithetic(Gaussian):
 
     With ``samples: 2`` (or 4, …) and ``share: image`` the pairs are samples of one picture; ``pini`` refuses
     all else (Hammersley, Morton, "A new Monte Carlo technique: antithetic variates", 1956).
+
+    ``std`` says what becomes of a raw standard deviation, as for ``gaussian``.
     """
 
     name = "antithetic"

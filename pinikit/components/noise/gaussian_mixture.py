@@ -22,6 +22,8 @@ class GaussianMixture(Noise):
     is that component's exactly; the gradient to the logits is that of the softmax at ``temperature``
     (straight-through: Jang, Gu, Poole, "Categorical Reparameterization with Gumbel-Softmax", ICLR 2017,
     arXiv 1611.01144).
+
+    K is ``components``; ``std`` says what becomes of raw standard deviations, as for ``gaussian``.
     """
 
     name = "gaussian_mixture"

@@ -185,8 +185,14 @@ def _draw_differences(axes: Axes, rows: Sequence[Row]) -> None:
             axes.plot(
                 [item.difference_low, item.difference_high], [index] * 2, color=row.colour, linewidth=2.6
             )
-        look = {"marker": row.marker, "markersize": 8, "markeredgecolor": PAPER}
-        axes.plot([item.difference], [index], color=row.colour, **look)  # type: ignore[arg-type]
+        axes.plot(
+            [item.difference],
+            [index],
+            marker=row.marker,
+            markersize=8,
+            color=row.colour,
+            markeredgecolor=PAPER,
+        )
     axes.set_xlabel("difference to the baseline (points)")
 
 

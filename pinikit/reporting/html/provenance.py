@@ -20,6 +20,7 @@ from pinikit.reporting.html.section import (
     parts,
     table,
 )
+from pinikit.reporting.plugins import plugins_sentence
 from pinikit.reporting.text import plural
 from pinikit.study.index import command
 from pinikit.study.study import Run
@@ -52,10 +53,12 @@ def failures(material: Material) -> Section | None:
 def provenance(material: Material) -> Section:
     """Everything that a reader needs to repeat the study."""
     study = material.study
+    plugins = plugins_sentence(study.runs)
     body = [
         paragraph("The command that gives these results; finished runs are not trained again:"),
         Markup(parts().command(command(study))),
         *map(paragraph, _environments(material)),
+        *([paragraph(plugins)] if plugins else []),
         _manifests(study.runs, len(study.arms)),
         _settings(material),
     ]

@@ -6,7 +6,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from markupsafe import Markup, escape
 
@@ -92,9 +92,9 @@ def inline_svg(name: str, text: str, size: tuple[float, float], draw: Callable[[
     return adopted(stream.getvalue(), name, text, size[0])
 
 
-def quiet_axis(axes: Axes, which: str) -> None:
+def quiet_axis(axes: Axes, which: Literal["x", "y"]) -> None:
     """No grid lines along one axis."""
-    axes.grid(visible=False, axis=which)  # type: ignore[arg-type]
+    axes.grid(visible=False, axis=which)
 
 
 def plain_numbers(axes: Axes, which: str) -> None:

@@ -30,7 +30,16 @@ from pinikit.reporting.html.section import (
     rich,
     table,
 )
-from pinikit.reporting.text import duration, number, plural, plus_minus, signed, signed_interval
+from pinikit.reporting.text import (
+    duration,
+    number,
+    p_value,
+    plural,
+    plus_minus,
+    signed,
+    signed_interval,
+)
+from pinikit.study.statistics import LEVEL
 from pinikit.tuning.best import fixed_split
 from pinikit.tuning.confirm import Arm, Confirmation, answer
 from pinikit.tuning.importance import FEWEST
@@ -114,7 +123,7 @@ def tuning_page(result: TuneResult, found: Confirmation | str | None, command: s
 def _overview(findings: Findings) -> Markup:
     """The answer, and how far the search is."""
     result, found = findings.result, findings.found
-    said = answer(result, found if isinstance(found, Confirmation) else None)
+    said = answer(result, found)
     body = [Markup('<p class="headline">{}</p>').format(rich(said)), paragraph(_state(result))]
     return join([*body, lines_of(result.notes)] if result.notes else body)
 
@@ -150,19 +159,22 @@ def fresh(findings: Findings) -> Section | None:
     metric = found.metric
     heads = [
         Heading("arm"),
+        Heading("rank", True, "In the search"),
         Heading("validation, search", True, "Mean over the search's seeds, ± 95 %"),
         Heading("validation, fresh", True, "Mean over the fresh seeds, ± 95 %"),
         Heading("change", True, "Fresh seeds minus search"),
         Heading("test, fresh", True, "Mean over the fresh seeds, ± 95 %"),
         Heading(f"test, Δ to {BASE}", True, "Mean paired difference over the fresh seeds, 95 % interval"),
-        Heading("seeds", True, "Fresh seeds that finished"),
+        Heading("seeds", True, "Fresh seeds that are finished, of all"),
     ]
     rows = [_fresh_row(findings, found, arm) for arm in found.arms]
     caption = (
         f"Validation and test {metric.text} ({metric.unit}), on the search's seeds and on fresh ones; ± and "
     )
-    caption += "brackets are 95 % t-intervals over seeds."
-    body = [table(caption, heads, rows), *map(paragraph, _how_chosen(findings, found))]
+    caption += "brackets are 95 % t-intervals over seeds, each for itself."
+    body = [table(caption, heads, rows), *map(paragraph, _how_to_read(findings, found))]
+    if not found.complete:
+        body.append(_command(findings.command))
     return Section("fresh", "On fresh seeds", join(body))
 
 
@@ -175,35 +187,59 @@ def _fresh_row(findings: Findings, found: Confirmation, arm: Arm) -> list[Cell]:
     change = arm.fresh.mean - arm.search.mean
     note = BEGAN if arm.name == BASE else findings.changes(arm.name)
     return [
-        Cell(arm.name, note=note, strong=arm is found.chosen),
+        Cell(arm.name, note=note, strong=arm is found.leader),
+        Cell("", math.nan) if arm.trial is None else Cell(str(rank := findings.result.rank(arm.trial)), rank),
         *means[:2],
         Cell(signed(change, digits), change),
         means[2],
         Cell(signed_interval(gap.mean, gap.low, gap.high, digits), gap.mean),
-        Cell(str(arm.seeds), arm.seeds),
+        Cell(f"{arm.seeds} of {found.seeds}", arm.seeds),
     ]
 
 
-def _how_chosen(findings: Findings, found: Confirmation) -> list[str]:
-    """Why the answer is about one arm, and what the columns mean."""
-    chosen = found.chosen
+def _how_to_read(findings: Findings, found: Confirmation) -> list[str]:
+    """Which arm the answer is about, what may be said of the others, and what fresh seeds leave as it was."""
     texts = [
+        f"The answer is about `{found.leader.name}`, the first of the search beside `{BASE}` and "
+        f"`{ZERO_SHOT}`: it was fixed before any fresh seed was run, so that neither fresh seeds nor the "
+        f"test set had a say in the choice. {_others(found)}",
         "The best of many trials owes some of its value to luck, which fresh seeds do not repeat: compare "
-        f"the change of the best arms with that of `{BASE}`, which was not picked."
+        f"the change of the best arms with that of `{BASE}`, which was not picked.",
     ]
-    if chosen is not None:
-        how = "has the best validation value on the fresh seeds"
-        if math.isnan(chosen.fresh.mean):
-            how = "is the first by rank (there is no validation split)"
-        texts.append(
-            f"The answer is about `{chosen.name}`, which {how}. The test set had no say in the choice."
-        )
     if fixed_split(findings.result):
         texts.append(
             "The study fixes the split, so validation pictures are those of the search, and validation "
             "values stay too high on fresh seeds. Only the test pictures are new."
         )
+    elif not math.isnan(found.base.fresh.mean):
+        texts.append(f"{_seen(found)} The test pictures were opened by no trial.")
     return texts
+
+
+def _others(found: Confirmation) -> str:
+    """Whether other arms are ahead of ``base``, with the correction that asking for several of them takes."""
+    tested = found.others_ahead
+    if not tested:
+        return ""
+    sign = found.metric.sign
+    ahead = [
+        f"`{arm.name}` (p = {p_value(p)})"
+        for arm, p in tested
+        if p < LEVEL and sign * arm.difference.mean > 0
+    ]
+    how = f"corrected for {plural(len(tested), 'comparison')} (paired t-tests, Holm)"
+    return f"Of the other arms {' and '.join(ahead) or 'none'} beat{'s' * (len(ahead) < 2)} `{BASE}`, {how}."
+
+
+def _seen(found: Confirmation) -> str:
+    """How new the validation pictures of the fresh seeds are."""
+    if math.isnan(found.seen):
+        return "How many validation pictures of the fresh seeds the search had seen is not known here."
+    return (
+        "The validation pictures of all seeds come from one pool: on average the search had seen "
+        f"**{100 * found.seen:.0f} %** of those of a fresh seed, so validation on fresh seeds may still be a "
+        "little too high."
+    )
 
 
 def _command(text: str) -> Markup:
@@ -220,7 +256,7 @@ def trials(findings: Findings) -> Section | None:
         return None
     ranks = {row.number: rank for rank, row in enumerate(result.ranked, 1)}
     chosen = result.ranked[:BEST_ROWS]
-    anchors = [row for row in (result.base, result.zero_shot) if row is not None and row not in chosen]
+    anchors = [row for row in result.anchors if row not in chosen]
     rows = [_trial_cells(findings, row, ranks[row.number]) for row in [*chosen, *anchors]]
     heads = [Heading("trial"), Heading("rank", True)]
     for key in result.metrics:
@@ -236,8 +272,7 @@ def trials(findings: Findings) -> Section | None:
 
 def _trial_cells(findings: Findings, row: TrialRow, rank: int) -> list[Cell]:
     result = findings.result
-    known = [f"{row.label}; " if row.label not in ("", row.name) else "", findings.changes(row.name)]
-    note = "; ".join(["".join(known), *row.notes])
+    note = "; ".join([findings.changes(row.name), *row.notes])
     cells = [Cell(row.name, note=note, strong=rank == 1), Cell(str(rank), rank)]
     for key in result.metrics:
         found = row.estimate(key)
@@ -272,18 +307,24 @@ def importances(findings: Findings) -> Section | None:
         if figures.has_importances(result, key)
     ]
     if not body:
-        text = f"Fewer than {FEWEST} complete trials share a parameter: too few to say which ones matter."
+        text = f"Fewer than {FEWEST} trials share a parameter: too few to say which ones matter."
         return Section("importances", "What matters", paragraph(text))
-    return Section("importances", "What matters", join([*body, paragraph(METHODS)]))
+    return Section("importances", "What matters", join([*body, paragraph(_methods(result))]))
 
 
-METHODS = (
-    "PED-ANOVA: what matters for being among the best tenth. fANOVA: share of the variance in a random "
-    "forest's prediction, over the parameters that every trial has. A number in brackets is that of the "
-    "trials with the parameter: it is judged on these alone. Parameters of fewer than "
-    f"{FEWEST} trials are left out. The sampler tries promising regions more often, which both methods take "
-    "as they find it."
-)
+def _methods(result: TuneResult) -> str:
+    """What the importances are, and how many trials they rest on."""
+    most = max(result.importances, key=lambda item: item.trials)
+    pruned = most.trials - most.complete
+    rest = f" and {plural(pruned, 'pruned one')}, which rank behind them" if pruned else ""
+    return (
+        "PED-ANOVA: what matters for being among the best tenth. It rests on "
+        f"{plural(most.complete, 'complete trial')}{rest}; a number in brackets is that of the trials with "
+        "the parameter, which is judged on these alone. fANOVA: share of the variance in a random forest's "
+        "prediction, over the complete trials and the parameters that all of them have. Parameters of fewer "
+        f"than {FEWEST} trials are left out; one that has fewer choices beside some others is still one. The "
+        "sampler tries promising regions more often, which both methods take as they find it."
+    )
 
 
 def slices(findings: Findings) -> Section | None:
@@ -298,10 +339,10 @@ def parallel(findings: Findings) -> Section | None:
     return Section("parallel", "Parallel coordinates", figure(*drawn)) if drawn else None
 
 
-def epochs(findings: Findings) -> Section | None:
+def steps(findings: Findings) -> Section | None:
     """What the pruner saw."""
-    drawn = figures.epochs(findings.result)
-    return Section("epochs", "By epoch", figure(*drawn)) if drawn else None
+    drawn = figures.steps(findings.result)
+    return Section("steps", f"By {findings.result.step}", figure(*drawn)) if drawn else None
 
 
 def pareto(findings: Findings) -> Section | None:
@@ -424,7 +465,7 @@ SECTIONS: tuple[Callable[[Findings], Section | None], ...] = (
     importances,
     slices,
     parallel,
-    epochs,
+    steps,
     pareto,
     failures,
     costs,

@@ -46,6 +46,9 @@ BEST = 0.1
 
 POINTS = 3000
 
+LACKED = -0.12
+"""Where parallel coordinates place a trial that lacks a parameter, below its lowest value."""
+
 
 def history(result: TuneResult) -> Picture:
     """The first metric by trial, the best value so far, and the anchors."""
@@ -58,12 +61,12 @@ def history(result: TuneResult) -> Picture:
         (9.6, 4.0),
         partial(_draw_history, result),
     )
-    caption = (
-        "Each dot is a trial, the line the best value so far; crosses are pruned trials at the epoch "
-        "that was their last. "
-    )
+    caption = "Each dot is a trial, the line the best value so far"
+    if any(row.state == PRUNED and row.steps for row in result.trials):
+        place = "the mean of the seeds that they had" if result.step == "seed" else "their last epoch"
+        caption += f"; crosses are pruned trials at {place}"
     outside = _outside([row.values[0] for row in result.complete], _limits(result))
-    return picture, caption + (f"{plural(outside, 'trial')} outside the axis." if outside else "")
+    return picture, f"{caption}. " + (f"{plural(outside, 'trial')} outside the axis." if outside else "")
 
 
 def _draw_history(result: TuneResult, whole: Figure) -> None:
@@ -72,21 +75,25 @@ def _draw_history(result: TuneResult, whole: Figure) -> None:
     plain = [row for row in rows if not row.label]
     named = [row for row in rows if row.label]
     pruned = [row for row in result.trials if row.state == PRUNED and row.steps][:POINTS]
-    last = [list(row.steps.values())[-1] for row in pruned]
-    axes.plot([row.number for row in pruned], last, "x", color=FAINT, markersize=5, alpha=0.6, label="pruned")
+    last = [_last_known(result, row) for row in pruned]
+    look: dict[str, Any] = {"color": FAINT, "markersize": 5, "alpha": 0.6}
+    axes.plot([row.number for row in pruned], last, "x", label="pruned" if pruned else None, **look)
     _dots(axes, plain, 0, "complete")
     _dots(axes, named, 2, "base, zero-shot, defaults")
     axes.plot(*_best_so_far(rows, metric), drawstyle="steps-post", color=LOOKS[1][0], label="best so far")
-    for index, anchor in enumerate((result.base, result.zero_shot)):
-        if anchor is not None:
-            axes.axhline(
-                anchor.values[0], color=INK, linewidth=1, linestyle=DASHES[1 + index], label=anchor.label
-            )
+    for index, anchor in enumerate(result.anchors, 1):
+        axes.axhline(anchor.values[0], color=INK, linewidth=1, linestyle=DASHES[index], label=anchor.label)
     low, high = _limits(result)
     axes.set_ylim(low, high)
     axes.set_xlabel("trial")
     axes.set_ylabel(_axis(metric))
     whole.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+
+
+def _last_known(result: TuneResult, row: TrialRow) -> float:
+    """What is known of a pruned trial: its last epoch's value, or the mean of its seeds."""
+    values = list(row.steps.values())
+    return math.fsum(values) / len(values) if result.step == "seed" else values[-1]
 
 
 def _dots(axes: Axes, rows: Sequence[TrialRow], look: int, label: str) -> None:
@@ -119,7 +126,7 @@ def _limits(result: TuneResult) -> tuple[float, float]:
     quarter, three = values[len(values) // 4], values[(3 * len(values)) // 4]
     reach = 3 * (three - quarter) or abs(three) * 0.05 or 1.0
     kept = [value for value in values if quarter - reach <= value <= three + reach]
-    kept += [row.values[0] for row in (result.base, result.zero_shot, *result.ranked[:1]) if row is not None]
+    kept += [row.values[0] for row in (*result.anchors, *result.ranked[:1])]
     margin = 0.06 * (max(kept) - min(kept)) or 0.5
     return min(kept) - margin, max(kept) + margin
 
@@ -290,8 +297,8 @@ class Scale:
         """Ticks of an axis along which the values lie."""
         if self.choices is not None:
             texts = [shortened(value_text(choice), 14) for choice in self.choices]
-            turned = {"rotation": 35, "ha": "right"} if sum(map(len, texts)) > 24 else {}
-            axes.set_xticks(range(len(texts)), texts, fontsize=8.5, **turned)  # type: ignore[arg-type]
+            turned: dict[str, Any] = {"rotation": 35, "ha": "right"} if sum(map(len, texts)) > 24 else {}
+            axes.set_xticks(range(len(texts)), texts, fontsize=8.5, **turned)
             axes.set_xlim(-0.6, len(texts) - 0.4)
             quiet_axis(axes, "x")
         elif self.log:
@@ -312,87 +319,108 @@ def _best(result: TuneResult) -> set[int]:
 
 
 def parallel(result: TuneResult) -> Picture | None:
-    """Each complete trial as a line through its parameters to its value."""
+    """Each complete trial that has parameters as a line through them to its value."""
     names, total = _leading(result, AXES)
     if len(names) < 2:
         return None
+    rows = [row for row in result.complete if row.params]
+    lacked = frozenset(name for name in names if any(name not in row.params for row in rows))
     picture = inline_svg(
         "parallel",
         f"Parallel coordinates: {', '.join(names)}, and {result.metric.measured}.",
         (9.6, 4.6),
-        partial(_draw_parallel, result, names),
+        partial(_draw_parallel, result, rows, names, lacked),
     )
-    caption = "The best tenth of the trials is orange. A line is broken where a trial lacks a parameter. "
+    caption = "The best tenth of the trials is orange. "
+    if lacked:
+        caption += "A line goes through – where the trial has no such parameter. "
     return picture, caption + capped(len(names), total, "parameters", ", the most important ones")
 
 
-def _draw_parallel(result: TuneResult, names: Sequence[str], whole: Figure) -> None:
+def _draw_parallel(
+    result: TuneResult,
+    rows: Sequence[TrialRow],
+    names: Sequence[str],
+    lacked: frozenset[str],
+    whole: Figure,
+) -> None:
     axes, best = whole.subplots(), _best(result)
     scales = [Scale(result, name) for name in names]
     low, high = _limits(result)
-    for row in sorted(result.complete, key=lambda row: row.number in best)[-POINTS:]:
-        heights = [scale.share(row) for scale in scales]
+    for row in sorted(rows, key=lambda row: row.number in best)[-POINTS:]:
+        heights = [LACKED if math.isnan(share := scale.share(row)) else share for scale in scales]
         heights.append(min(max((row.values[0] - low) / (high - low), 0.0), 1.0))
-        chosen = row.number in best
-        look: dict[str, Any] = {"color": LOOKS[1][0], "linewidth": 1.5, "alpha": 0.9}
-        if not chosen:
-            look = {"color": FAINT, "linewidth": 0.7, "alpha": 0.35}
-        axes.plot(range(len(heights)), heights, marker="." if chosen else "", **look)
-    ends = [(0.0, plain_number(float(f"{low:.3g}"))), (1.0, plain_number(float(f"{high:.3g}")))]
-    for place, marks in enumerate([*(list(scale.marks()) for scale in scales), ends]):
-        axes.axvline(place, color=FAINT, linewidth=0.8)
-        for share, text in marks:
-            axes.annotate(
-                text,
-                (place, share),
-                (5, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1},
-            )
+        look: dict[str, Any] = {"color": FAINT, "linewidth": 0.7, "alpha": 0.35}
+        if row.number in best:
+            look = {"color": LOOKS[1][0], "linewidth": 1.5, "alpha": 0.9, "marker": "."}
+        axes.plot(range(len(heights)), heights, **look)
+    marks = [[*scale.marks(), *([(LACKED, "–")] if scale.name in lacked else [])] for scale in scales]
+    marks.append([(0.0, plain_number(float(f"{low:.3g}"))), (1.0, plain_number(float(f"{high:.3g}")))])
+    for place, own in enumerate(marks):
+        _mark_axis(axes, place, own)
     titles = [*(shortened(name.removeprefix("injections."), 22) for name in names), result.metric.text]
     axes.set_xticks(range(len(titles)), titles, rotation=20, ha="right")
     axes.set_xlim(-0.1, len(titles) - 0.55)
-    axes.set_ylim(-0.05, 1.05)
+    axes.set_ylim((LACKED if lacked else 0.0) - 0.05, 1.05)
     axes.set_yticks([])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
 
 
-# --- by epoch ---------------------------------------------------------------------------------------------
+def _mark_axis(axes: Axes, place: int, marks: Sequence[tuple[float, str]]) -> None:
+    """One of the parallel axes, with what stands at some of its heights."""
+    axes.axvline(place, color=FAINT, linewidth=0.8)
+    for height, text in marks:
+        axes.annotate(
+            text,
+            (place, height),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        )
 
 
-def epochs(result: TuneResult) -> Picture | None:
-    """What was reported by epoch, of the best trials, of base, and of the others."""
+# --- what the pruner was told -----------------------------------------------------------------------------
+
+
+def steps(result: TuneResult) -> Picture | None:
+    """What was reported by epoch, or by seed, of the best trials, of base, and of the others."""
     curves = [row for row in result.trials if len(row.steps) > 1]
     if not curves:
         return None
-    metric = result.metric
     top = [row for row in result.ranked if len(row.steps) > 1][:TOP]
     base = result.base
     if base is not None and base not in top and len(base.steps) > 1:
         top.append(base)
     others = [row for row in curves if row not in top][:CURVES]
-    pruned = sum(row.state == PRUNED for row in curves)
-    said = "; ".join(f"{row.name} {number(list(row.steps.values())[-1], metric.digits)}" for row in top)
     picture = inline_svg(
-        "epochs",
-        f"The {metric.measured} by epoch; after the last one: {said}.",
-        (9.6, 4.2),
-        partial(_draw_epochs, top, others, metric),
+        "steps", _steps_text(result, top), (9.6, 4.2), partial(_draw_steps, top, others, result)
     )
-    caption = f"Mean over seeds, as the pruner saw it; it stopped {plural(pruned, 'trial')} (broken lines). "
+    pruned = sum(row.state == PRUNED for row in curves)
+    told = "Each seed's value" if result.step == "seed" else "Mean over seeds"
+    ended = f"{plural(pruned, 'trial')} (broken lines)" if pruned else "no trial"
+    caption = f"{told}, as the pruner saw it; it stopped {ended}. "
     return picture, caption + capped(len(top) + len(others), len(curves), "trials")
 
 
-def _draw_epochs(top: Sequence[TrialRow], others: Sequence[TrialRow], metric: Metric, whole: Figure) -> None:
-    axes = whole.subplots()
+def _steps_text(result: TuneResult, top: Sequence[TrialRow]) -> str:
+    """The figure in words."""
+    metric = result.metric
+    said = "; ".join(f"{row.name} {number(list(row.steps.values())[-1], metric.digits)}" for row in top)
+    return f"The {metric.measured} by {result.step}; at the last one: {said}."
+
+
+def _draw_steps(
+    top: Sequence[TrialRow], others: Sequence[TrialRow], result: TuneResult, whole: Figure
+) -> None:
+    axes, by_seed = whole.subplots(), result.step == "seed"
+    marker = "." if by_seed else ""
     for row in others:
         style = DASHES[1] if row.state == PRUNED else "-"
-        axes.plot(
-            list(row.steps), list(row.steps.values()), color=FAINT, linewidth=0.7, alpha=0.45, linestyle=style
-        )
+        look: dict[str, Any] = {"color": FAINT, "linewidth": 0.7, "alpha": 0.45, "linestyle": style}
+        axes.plot(list(row.steps), list(row.steps.values()), marker=marker, **look)
     for index, row in enumerate(top):
         axes.plot(
             list(row.steps),
@@ -400,10 +428,15 @@ def _draw_epochs(top: Sequence[TrialRow], others: Sequence[TrialRow], metric: Me
             color=LOOKS[index % len(LOOKS)][0],
             linestyle=DASHES[index % len(DASHES)],
             linewidth=1.8,
+            marker=marker,
             label=row.name,
         )
-    whole_epochs(axes)
-    axes.set_ylabel(_axis(metric))
+    if by_seed:
+        axes.set_xticks(range(len(result.seeds)), list(map(str, result.seeds)))
+        axes.set_xlabel("seed")
+    else:
+        whole_epochs(axes)
+    axes.set_ylabel(_axis(result.metric))
     whole.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=TOP + 1)
 
 
@@ -439,14 +472,13 @@ def _draw_pareto(result: TuneResult, pairs: Sequence[tuple[int, int]], whole: Fi
                 markersize=5.5,
                 markeredgecolor=PAPER,
             )
-        for anchor in (result.base, result.zero_shot):
-            if anchor is not None:
-                axes.annotate(
-                    anchor.label,
-                    (anchor.values[one], anchor.values[other]),
-                    (5, 5),
-                    textcoords="offset points",
-                    fontsize=8.5,
-                )
+        for anchor in result.anchors:
+            axes.annotate(
+                anchor.label,
+                (anchor.values[one], anchor.values[other]),
+                (5, 5),
+                textcoords="offset points",
+                fontsize=8.5,
+            )
         axes.set_xlabel(_axis(METRICS[result.metrics[one]]))
         axes.set_ylabel(_axis(METRICS[result.metrics[other]]))

@@ -44,6 +44,8 @@ class Job:
     """Checksums of results that were there before: other ones are new, and not made again."""
     tries: tuple[Try, ...] = ()
     """What went wrong so far."""
+    retest: bool = False
+    """Nothing is trained: finished runs are tested on other data that they were not tested on."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Trainer(Protocol):
     def train(
         self, job: Job, begin: Callable[[], Steps], stop: StopRequest
     ) -> Mapping[str, StoredResult] | None:
-        """Train a group and store the results that are wanted.
+        """Train a group, or test it again, and store the results that are wanted.
 
         Args:
             job: the group.

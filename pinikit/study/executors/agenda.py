@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from pinikit.study.executors import MEMORY, Job, Limits, Try
-from pinikit.study.results import known_results, new_results, save_failure, try_locks
+from pinikit.study.results import known_results, new_results, save_failure, save_untested, try_locks
 from pinikit.study.store import Store, StoredResult
 from pinikit.study.study import Run
 
@@ -95,10 +95,10 @@ class Agenda:
                 self.busy(job)
                 return {}
             found = new_results(self._store, job.wanted, job.known)
-            tries = (*job.tries, failed)
+            tries, save = (*job.tries, failed), save_untested if job.retest else save_failure
             for run in wanted:
                 if run.id not in found:
-                    found[run.id] = save_failure(self._store, run, self._study, tries)
+                    found[run.id] = save(self._store, run, self._study, tries)
         return self._stand(found)
 
     def _stand(self, results: dict[str, StoredResult]) -> dict[str, StoredResult]:

@@ -292,22 +292,13 @@ class Worker:
         """
         if self._process is None:
             return ""
-        self._process.join(GRACE_SECONDS)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        code = self._process.exitcode
         assert self._connection is not None
-        self._connection.close()
-        self._process.close()
+        code = await_end(self._process, self._connection)
         started = self._ready
         self._process, self._connection, self.job = None, None, None
         self._ready, self._stopping, self.fresh = False, False, True
-        if code and code > 0 and not started:
-            raise PinikitError(
-                f"A worker process ended with exit code {code} before it was ready; see above. A script that "
-                "calls run_study with jobs or a time limit does so under `if __name__ == '__main__':`."
-            )
+        if not started:
+            check_begun(code, "run_study with jobs or a time limit")
         return f"{self.name} {how_it_ended(code, kernel_kills() > self._kills)}"
 
     def _start(self) -> None:
@@ -328,6 +319,39 @@ def _with_news(workers: list[Worker]) -> list[Worker]:
         return []
     ready = wait([source for worker in workers for source in worker.sources], POLL_SECONDS)
     return [worker for worker in workers if any(source in ready for source in worker.sources)]
+
+
+def await_end(process: Any, connection: Connection) -> int | None:
+    """Wait for the end of a process, which is ended if it takes too long, and close what belongs to it.
+
+    Returns:
+        Its exit code.
+    """
+    process.join(GRACE_SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    code: int | None = process.exitcode
+    connection.close()
+    process.close()
+    return code
+
+
+def check_begun(code: int | None, call: str) -> None:
+    """Refuse to go on after a worker that ended by itself before it could do anything, as the next one would.
+
+    Args:
+        code: its exit code.
+        call: what a script does that started it.
+
+    Raises:
+        PinikitError: it ended with an error, not by a signal.
+    """
+    if code and code > 0:
+        raise PinikitError(
+            f"A worker process ended with exit code {code} before it was ready; see above. A script that "
+            f"calls {call} does so under `if __name__ == '__main__':`."
+        )
 
 
 def how_it_ended(code: int | None, short: bool) -> str:

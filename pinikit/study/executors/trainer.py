@@ -29,6 +29,8 @@ class Work:
     """Identities of the runs whose results are wanted."""
     fuse: str
     store: Store
+    retest: frozenset[str] = frozenset()
+    """Those of ``todo`` that are trained already, and only tested on other data."""
 
     @cached_property
     def runs(self) -> dict[str, Run]:
@@ -81,7 +83,7 @@ class StudyTrainer:
 
     def warm(self) -> None:
         """Import torch and what stands on it."""
-        import pinikit.study.run  # noqa: F401
+        import pinikit.study.run  # noqa: F401 — imported for its own sake
 
     def adopt(self, planned: Planned) -> None:
         """Take over what another process has planned."""
@@ -99,7 +101,7 @@ class StudyTrainer:
     def train(
         self, job: Job, begin: Callable[[], Steps], stop: StopRequest
     ) -> Mapping[str, StoredResult] | None:
-        """Train a group under the locks of the runs that are wanted."""
+        """Train a group, or test it again, under the locks of the runs that are wanted."""
         store, runs = self._work.store, self._work.runs
         with try_locks(store, [runs[key] for key in job.wanted]) as held:
             if not held:
@@ -111,9 +113,14 @@ class StudyTrainer:
     def _execute(
         self, job: Job, rest: Sequence[str], steps: Steps, stop: StopRequest
     ) -> dict[str, StoredResult]:
-        from pinikit.study.run import execute
+        from pinikit.study.run import execute, retest
 
         work, group = self._work, [self._work.runs[key] for key in job.group]
+        steps = _StoppableSteps(steps, stop)
+        if job.retest:
+            results = retest([work.runs[key] for key in rest], work.store, self._workshop, steps)
+            self._release()
+            return results
         replacing = any((old := work.store.load(key)) is not None and old.finished for key in rest)
         results = execute(
             group,
@@ -121,16 +128,20 @@ class StudyTrainer:
             self._footprints[group[0].arm],
             fresh_store(work.store) if replacing else work.store,
             self._workshop,
-            _StoppableSteps(steps, stop),
+            steps,
             work.study.name,
             stop,
             job.tries,
         )
-        for bank in self._workshop.banks.values():
-            bank.release()
+        self._release()
         if not replacing:
             return results
         return {key: replace_result(work.store, result) for key, result in results.items()}
+
+    def _release(self) -> None:
+        """Let go of rows that no run reads now."""
+        for bank in self._workshop.banks.values():
+            bank.release()
 
 
 def take_turns(number: int) -> None:

@@ -31,15 +31,15 @@ class OtherSummary:
 
 
 def other_labels(results: Results) -> list[str]:
-    """The other data that finished runs were tested on, in the order in which it is met."""
+    """The other data that finished runs were to be tested on, in the order in which it is met."""
     finished = (result for result in results.values() if result.finished)
-    return list(dict.fromkeys(label for result in finished for label in result.other_data))
+    return list(dict.fromkeys(label for item in finished for label in (*item.other_data, *item.untested)))
 
 
 def other_summaries(study: Study, results: Results) -> list[OtherSummary]:
     """By arm, in the study's order, and for each its data; from two labels on, the mean over them is last.
 
-    Empty where no run was tested on other data.
+    Empty where no run was to be tested on other data.
     """
     labels, finished = other_labels(results), finished_by_arm(results)
     groups: list[str | None] = [*labels, *([None] if len(labels) > 1 else [])]

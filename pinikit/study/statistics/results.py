@@ -95,10 +95,11 @@ def _modes(result: StoredResult) -> list[dict[str, Any]]:
     return rows
 
 
-def _elsewhere(result: StoredResult, mode: str) -> dict[str, float]:
-    """Metrics on other data than was trained on, by ``on.<label>.<metric>``."""
-    return {
-        f"on.{label}.{metric}": found["test"][mode][metric]
-        for label, found in result.other_data.items()
+def _elsewhere(result: StoredResult, mode: str) -> dict[str, Any]:
+    """Metrics on other data than was trained on, by ``on.<label>.<metric>``, or why there are none."""
+    found: dict[str, Any] = {
+        f"on.{label}.{metric}": tested["test"][mode][metric]
+        for label, tested in result.other_data.items()
         for metric in METRICS
     }
+    return found | {f"on.{label}.error": reason for label, reason in result.untested.items()}
