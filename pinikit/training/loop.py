@@ -190,8 +190,9 @@ class Learner:
         labels = batch.labels.repeat_interleave(self.samples)
         clean = clean_entries(self.model, batch.activations, self.samples)
         beside = {**clean, "class_prior": lambda: self._shares}
-        uniform = partial(self.draw.uniform, len(labels))
-        loss = total_loss(self._trainee.losses, output, labels, beside, uniform)
+        loss = total_loss(
+            self._trainee.losses, output, labels, beside, lambda count: self.draw.uniform(len(labels), count)
+        )
         correct = (output.logits.detach().argmax(1) == labels).sum()
         self._totals += torch.stack([loss.detach().float() * len(labels), correct])
         self._rows += len(labels)

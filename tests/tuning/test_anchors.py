@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from made_up import make_result
 from test_tune_study import RUN, tune_study
+from yaml import safe_load
 
 from pinikit.config.checking import Checker
 from pinikit.plugin import registry
 from pinikit.tuning.anchors import fixed_anchors
+from pinikit.tuning.best import best_study
 
 SEARCH = {"optim.lr": "auto"}
 
@@ -58,3 +62,11 @@ def test_pini_stands_in_for_other_methods_and_is_missed_where_it_cannot_be_built
     assert notes == [
         "PiNI is not among the trials: the base has other injections, and here there are no tokens"
     ]
+
+
+def test_pini_is_measured_again_whatever_its_rank(tmp_path: Path) -> None:
+    result = make_result(tmp_path, trials=12)
+    last = [row for row in result.ranked if not row.label][-1]
+    rows = tuple(replace(row, label="pini") if row.number == last.number else row for row in result.trials)
+    arms = safe_load(best_study(replace(result, trials=rows)))["design"]["arms"]
+    assert list(arms) == ["base", "zero_shot", *(row.name for row in result.best()), "pini"]
