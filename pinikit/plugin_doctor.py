@@ -87,9 +87,9 @@ def _in_a_process(index: int) -> Examined:
     """Examine one of the sources; a process that crashes or hangs is a finding."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"  # a plug-in may write what it likes to the standard output
-        command = [sys.executable, "-m", "pinikit.plugin_doctor", str(index), str(answer)]
+        command = [sys.executable, "-P", "-m", "pinikit.plugin_doctor", str(index), str(answer)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
         except subprocess.TimeoutExpired:
             return Examined(findings=(f"its import did not end within {SECONDS} s",))
         if answer.is_file():

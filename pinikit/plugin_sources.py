@@ -147,8 +147,10 @@ def _open_package(folder: Path) -> None:
 
 
 def _file(path: Path) -> Source:
+    helpers = sorted(path.parent.glob("_*.py"))  # which it may import
     try:
-        version = hashlib.sha256(path.read_bytes()).hexdigest()[:8]  # a changed file makes other runs
+        digest = hashlib.sha256(b"".join(item.read_bytes() for item in (path, *helpers)))
+        version = digest.hexdigest()[:8]  # a changed file makes other runs
     except OSError:
         version = ""  # whatever stands in the way is said when it is loaded
     return Source(path.stem, version, str(path), f"remove or rename {path}", lambda: _load_file(path))
@@ -157,13 +159,13 @@ def _file(path: Path) -> Source:
 class _FilePlugin:
     """The components that a file's classes are, and the hooks that it has besides."""
 
-    def __init__(self, components: Collection[tuple[str, ...]], hooks: Mapping[str, Any]) -> None:
+    def __init__(self, components: Collection[tuple[Any, ...]], hooks: Mapping[str, Any]) -> None:
         self._components = components
         vars(self).update(hooks)
 
     @hookimpl
     def pinikit_register(self, registry: Registry) -> None:
-        for kind, name, target, doc, *synonyms in self._components:
+        for kind, name, target, doc, synonyms in self._components:
             registry.add(kind, name, target, doc=doc, synonyms=synonyms)
 
 
@@ -192,7 +194,7 @@ def _load_file(path: Path) -> object:
     return _FilePlugin(components, hooks)
 
 
-def _components(tree: ast.Module, module: str) -> Iterator[tuple[str, ...]]:
+def _components(tree: ast.Module, module: str) -> Iterator[tuple[Any, ...]]:
     """Kind, name, import path, doc line and synonyms of each class that is a component."""
     for node in tree.body:
         if not isinstance(node, ast.ClassDef) or node.name.startswith("_"):
@@ -205,7 +207,7 @@ def _components(tree: ast.Module, module: str) -> Iterator[tuple[str, ...]]:
         if kinds and "name" in attributes:
             doc = (ast.get_docstring(node) or "").partition("\n")[0]
             target = f"{module}:{node.name}"
-            yield kinds[0], attributes["name"], target, doc, *attributes.get("synonyms", ())
+            yield kinds[0], attributes["name"], target, doc, attributes.get("synonyms", ())
 
 
 # --- switched off -----------------------------------------------------------------------------------------

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import keyword
 import re
+import sys
 from collections.abc import Mapping
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
@@ -49,8 +52,21 @@ def _check(kind: str, name: str) -> None:
     package = name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9_-]*[a-z0-9]", name) or keyword.iskeyword(package):
         raise ConfigError(f"plugins new: found the name {name!r}; allowed: a-z, 0-9, - and _, e.g. my-{kind}")
-    if package in ("pinikit", kind, "plugin"):
-        raise ConfigError(f"plugins new: the name {name!r} is taken; allowed: any other, e.g. my-{kind}")
+    if holder := _holder(kind, package):
+        raise ConfigError(f"plugins new: the name {name!r} is {holder}; allowed: any other, e.g. my-{kind}")
+
+
+def _holder(kind: str, package: str) -> str:
+    """Whose a name is already; empty if it is free."""
+    from pinikit.plugin import registry
+
+    entries = registry().entries(kind)
+    if package in {text for entry in entries for text in (entry.name, *entry.synonyms)}:
+        return f"a {kind}'s"
+    distributions = {re.sub(r"[-_.]+", "_", item.name).lower() for item in metadata.distributions()}
+    if package in sys.stdlib_module_names or package in distributions or find_spec(package) is not None:
+        return "that of something installed"
+    return "taken" if package in (kind, "plugin", "none", "true", "false") else ""
 
 
 def _files(kind: str, name: str) -> dict[str, str]:

@@ -103,7 +103,7 @@ class Registry:
         """
         if kind not in KINDS:
             raise PluginError(f"unknown kind {kind!r}{nearest(kind, KINDS)}; kinds: {listing(KINDS)}")
-        _check_texts(kind, name, target, synonyms)
+        _check_texts(kind, name, target, synonyms, doc)
         old = self._replaced(kind, name) if replace else None
         for taken in (name, *synonyms):
             if (holder := self._find(kind, taken)) not in (None, old):
@@ -215,8 +215,10 @@ class Registry:
         return next((entry for entry in entries.values() if name in entry.synonyms), None)
 
 
-def _check_texts(kind: str, name: str, target: str, synonyms: Sequence[str]) -> None:
+def _check_texts(kind: str, name: str, target: str, synonyms: Sequence[str], doc: str) -> None:
     """Refuse what is no name or import path."""
+    if not isinstance(doc, str):
+        raise PluginError(f"{kind} {name!r}: doc: found {doc!r}; allowed: one line of text")
     if isinstance(synonyms, str):
         raise PluginError(f"{kind} {name!r}: synonyms: found {synonyms!r}; allowed: a list of names")
     for text in (name, *synonyms):

@@ -85,7 +85,7 @@ def new(
     from pinikit.plugin_template import write_plugin
 
     folder = write_plugin(kind, name, into)
-    typer.echo(f"wrote {folder}; next:\n  pip install -e {folder} && pytest {folder}")
+    typer.echo(f"wrote {folder}; next:\n  pip install -e '{folder}[test]' && pytest {folder}")
 
 
 @app.command()
@@ -93,7 +93,7 @@ def disable(
     name: Name,
     enable: Annotated[bool, typer.Option("--enable", help="Switch it on again.")] = False,
 ) -> None:
-    """Switch a plug-in off, or on again, for this user; runs under way are not touched."""
+    """Switch a plug-in off, or on again, for this user, for all processes that start from now on."""
     from pinikit.plugin_doctor import unknown
     from pinikit.plugin_sources import all_sources, disabled, set_disabled, settings_file
 

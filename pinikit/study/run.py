@@ -181,7 +181,7 @@ def execute(
 
     A group is always trained whole, so that its numbers do not depend on what was finished before. A
     failure is stored as a failed result, not raised. Where training together fails as a whole, the runs
-    are trained one by one, so that none suffers from another's fault.
+    are trained one by one, so that none suffers from another's fault. Other data are left to :func:`retest`.
 
     Args:
         group: one run, or several that may be fused.
@@ -237,7 +237,7 @@ def _train_and_store(
             fitted = {run.id: error for run in wanted}
         results = {run.id: _finish(run, fitted[run.id], store, workshop, steps, record) for run in wanted}
         checkpoints.remove()
-        return {run.id: _test_elsewhere(run, results[run.id], store, workshop, steps) for run in wanted}
+        return results
 
 
 def _tell(runs: Sequence[Run], text: str, steps: Steps) -> None:

@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor
 
 from pinikit.config.build import create
-from pinikit.errors import listing, nearest
+from pinikit.errors import ConfigError, listing, nearest
 from pinikit.plugin import plugins, registry
 from pinikit.registry import Entry
 from pinikit.signature import REQUIRED, Parameter, Range
@@ -65,9 +65,11 @@ class Conformance:
     @property
     def entry(self) -> Entry:
         """What the registry knows of it."""
-        for problem in plugins().problems:
-            pytest.fail(f"plug-in {problem.plugin!r} was left out: {problem.reason}")
-        return registry().find(self.kind, self.spec["name"], f"{type(self).__name__}.component")
+        try:
+            return registry().find(self.kind, self.spec["name"], f"{type(self).__name__}.component")
+        except ConfigError as error:  # its plug-in may be one of those that were left out
+            left_out = [f"plug-in {item.plugin!r} was left out: {item.reason}" for item in plugins().problems]
+            pytest.fail("\n".join([str(error), *left_out]))
 
     def make(self, **changes: Any) -> Any:
         """A new component with the given parameters, some of them changed."""

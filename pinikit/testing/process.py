@@ -38,7 +38,7 @@ def _process() -> subprocess.Popen[str]:
     """The other process; it ends with this one."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "pinikit.testing"],
+        [sys.executable, "-P", "-m", "pinikit.testing"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

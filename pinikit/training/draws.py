@@ -12,7 +12,7 @@ from pinikit.components.contracts import Draw, Noise, Shape
 from pinikit.seeding import generator
 
 _LOSSES = "losses."
-"""Label of the losses' generator; an injection's has no dot."""
+"""Begins the label of a loss's generator; an injection's has no dot."""
 
 
 class MeanDraw(Draw):
@@ -34,9 +34,9 @@ class RandomDraw(Draw):
         """The next base randomness of the injection ``label``."""
         return noise.base(shape, self._generator(label))
 
-    def uniform(self, rows: int, count: int) -> Tensor:
-        """The next numbers on [0, 1) for losses, [rows, count], from a generator of their own."""
-        stream = self._generator(_LOSSES)
+    def uniform(self, loss: str, rows: int, count: int) -> Tensor:
+        """The next numbers on [0, 1) for the loss of that label, [rows, count], from its own generator."""
+        stream = self._generator(_LOSSES + loss)
         return torch.rand((rows, count), generator=stream, device=stream.device)
 
     def _generator(self, label: str) -> torch.Generator:

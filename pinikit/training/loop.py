@@ -41,6 +41,8 @@ class WeightedLoss:
 
     loss: Loss
     weight: float
+    label: str = "loss"
+    """As the run names it: its random numbers are its own."""
 
 
 def check_optimiser(optim: OptimConfig) -> None:
@@ -190,9 +192,7 @@ class Learner:
         labels = batch.labels.repeat_interleave(self.samples)
         clean = clean_entries(self.model, batch.activations, self.samples)
         beside = {**clean, "class_prior": lambda: self._shares}
-        loss = total_loss(
-            self._trainee.losses, output, labels, beside, lambda count: self.draw.uniform(len(labels), count)
-        )
+        loss = total_loss(self._trainee.losses, output, labels, beside, self.draw)
         correct = (output.logits.detach().argmax(1) == labels).sum()
         self._totals += torch.stack([loss.detach().float() * len(labels), correct])
         self._rows += len(labels)
@@ -294,7 +294,7 @@ def total_loss(
     output: Output,
     labels: Tensor,
     beside: Entries | None = None,
-    uniform: Callable[[int], Tensor] | None = None,
+    draw: RandomDraw | None = None,
 ) -> Tensor:
     """The weighted sum of the losses, computed in float32 or better.
 
@@ -303,7 +303,7 @@ def total_loss(
         output: what the noisy model made of a batch.
         labels: [B·S].
         beside: entries of the batch that say something else than the noisy model.
-        uniform: the next random numbers, so many for each row [B·S, count]; every loss has its own.
+        draw: of the random numbers that losses require.
     """
     entries = {**noisy_entries(output, labels), **(beside or {})}
     shared = frozenset[str]().union(*(item.loss.requires for item in losses)) - {"uniform"}
@@ -311,8 +311,8 @@ def total_loss(
     terms = []
     for item in losses:
         given = {key: batch[key] for key in item.loss.requires & shared}
-        if "uniform" in item.loss.requires and uniform is not None:
-            given["uniform"] = uniform(item.loss.uniforms)
+        if "uniform" in item.loss.requires and draw is not None:
+            given["uniform"] = draw.uniform(item.label, len(labels), item.loss.uniforms)
         terms.append(item.weight * item.loss(given))
     return torch.stack(terms).sum()
 

@@ -8,10 +8,7 @@ from typing import Any
 from pinikit.config.checking import Checker, Where, slots_of
 from pinikit.config.schema import RunConfig
 from pinikit.data.files import canonical_json
-from pinikit.tuning.results import BASE, PINI, ZERO_SHOT
-
-ANCHORS = (BASE, PINI, ZERO_SHOT)
-"""Labels of the trials that others are compared with; they are never pruned."""
+from pinikit.tuning.results import PINI, ZERO_SHOT
 
 BUDGET = ("epochs", "batch_size")
 """What PiNI takes over from another method's optimiser, so that both may see the pictures equally often."""

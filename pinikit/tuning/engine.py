@@ -24,7 +24,7 @@ from pinikit.study.executors.processes import (
 from pinikit.study.executors.signals import stopping
 from pinikit.study.resume import Interrupted, StopRequest
 from pinikit.study.store import Store
-from pinikit.tuning.failures import RETRIES
+from pinikit.tuning.failures import DEVICE, RETRIES
 from pinikit.tuning.reporting import TuneReporter
 from pinikit.tuning.request import Request
 from pinikit.tuning.storage import close_storage, open_search, open_storage
@@ -171,7 +171,7 @@ class _Follower:
 
 
 def _killed_its_worker(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.FAIL and kind_of(trial) == CRASH
+    return trial.state == TrialState.FAIL and kind_of(trial) in (CRASH, DEVICE)
 
 
 class _Crew:

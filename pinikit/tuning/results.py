@@ -34,6 +34,9 @@ FORMAT = 2
 BASE, PINI, ZERO_SHOT = "base", "pini", "zero_shot"
 """Labels of the anchors, which are trials of every search: PiNI where the base has other injections."""
 
+ANCHORS = (BASE, PINI, ZERO_SHOT)
+"""Others are compared with them; they are never pruned."""
+
 COMPLETE, PRUNED, FAILED, RUNNING, WAITING = "complete", "pruned", "failed", "running", "waiting"
 
 _STATES = {"COMPLETE": COMPLETE, "PRUNED": PRUNED, "FAIL": FAILED, "RUNNING": RUNNING, "WAITING": WAITING}
@@ -177,12 +180,18 @@ class TuneResult:
 
     @cached_property
     def complete(self) -> list[TrialRow]:
-        """The complete trials with distinct configurations, in the order of their numbers."""
+        """The complete trials with distinct configurations, in the order of their numbers.
+
+        Of equal ones it is the anchor, which may be a later attempt, else the one that was evaluated.
+        """
         found: dict[str, TrialRow] = {}
-        for row in self.trials:
+        order = sorted(
+            self.trials, key=lambda row: (row.label not in ANCHORS, row.same_as is not None, row.number)
+        )
+        for row in order:
             if row.state == COMPLETE and row.values and all(map(math.isfinite, row.values)):
                 found.setdefault(row.hash or str(row.number), row)
-        return list(found.values())
+        return sorted(found.values(), key=lambda row: row.number)
 
     @cached_property
     def ranked(self) -> list[TrialRow]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from pinikit.study.executors import ERROR
-from pinikit.tuning.tickets import OVER, WAITS, is_final, kind_of
+from pinikit.tuning.results import ANCHORS
+from pinikit.tuning.tickets import LABEL, OVER, WAITS, is_final, kind_of
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -47,7 +48,7 @@ def await_turn(
 
     while True:
         equal = [trial for trial in study.get_trials(deepcopy=False) if _equals(trial, ticket, digest)]
-        if found := next(filter(_came_out, equal), None):
+        if found := next((trial for trial in equal if _came_out(trial, ticket)), None):
             return found
         running = [trial for trial in equal if trial.state == TrialState.RUNNING]
         lower_waits = any(trial.number < ticket.number for trial in running)
@@ -68,7 +69,9 @@ def _equals(trial: FrozenTrial, ticket: FrozenTrial, digest: str) -> bool:
     return attributes.get(HASH) == digest and SAME_AS not in attributes and trial.number != ticket.number
 
 
-def _came_out(trial: FrozenTrial) -> bool:
-    """Whether another evaluation would come out the same: other failures than its own may not come again."""
+def _came_out(trial: FrozenTrial, ticket: FrozenTrial) -> bool:
+    """Whether the ticket would come out the same: other failures than its own may not come again."""
+    if trial.state == TrialState.PRUNED:
+        return ticket.user_attrs.get(LABEL) not in ANCHORS  # which are evaluated to their end
     failed = trial.state == TrialState.FAIL and kind_of(trial) == ERROR and is_final(trial)
     return failed or trial.state in OVER

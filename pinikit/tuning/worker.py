@@ -30,11 +30,12 @@ from pinikit.study.executors.trainer import take_turns
 from pinikit.study.resume import Interrupted, StopRequest
 from pinikit.study.run import Workshop
 from pinikit.study.study import Run
-from pinikit.tuning.anchors import ANCHORS, fixed_anchors
-from pinikit.tuning.failures import DEVICE, kind_of_error, words_of_error
+from pinikit.tuning.anchors import fixed_anchors
+from pinikit.tuning.failures import DEVICE, FAILURE, kind_of_error, words_of_error
 from pinikit.tuning.feasibility import Fits
 from pinikit.tuning.leases import WORKER, Patrol, beating, same_hold, sign
 from pinikit.tuning.objective import CLASSIFICATION, PHASES, Measured, Objective, Report
+from pinikit.tuning.results import ANCHORS
 from pinikit.tuning.space import Space
 from pinikit.tuning.storage import StorageLostError, open_storage
 from pinikit.tuning.strategy import make_pruner, make_sampler, quiet
@@ -54,6 +55,9 @@ from pinikit.tuning.turns import HASH, SAME_AS, await_turn
 
 SNAPSHOT_SECONDS = 5.0
 """How long a pruner is content with what it has seen of other trials."""
+
+BREAKDOWNS = 6
+"""Attempts in a row that may fail for no reason of their own, such as a disk that is full: three places."""
 
 POLL_SECONDS = 1.0
 """How often it is looked whether others have finished, or died."""
@@ -84,6 +88,10 @@ class Search:
 
 class DeviceLostError(PinikitError):
     """The GPU reported an error after which this process can compute nothing more on it."""
+
+
+class BreakdownError(PinikitError):
+    """Trials fail one after the other, whatever they are: others would only be lost, too."""
 
 
 class Bench:
@@ -143,6 +151,8 @@ class Worker:
         self._optuna = optuna.load_study(storage=storage, study_name=search.study.name)
         self._accounted = time.perf_counter()
         """Up to when this process's time stands with a trial, or was spent waiting."""
+        self._breakdowns = 0
+        """Trials in a row that failed for no reason of their own."""
 
     def work(self, look: Callable[[], None] = lambda: None) -> None:
         """Evaluate until every place is done, the deadline passes, or a stop is requested.
@@ -153,6 +163,7 @@ class Worker:
         Raises:
             StorageLostError: the storage does not answer.
             DeviceLostError: nothing can be evaluated in this process any more; its trial has failed.
+            BreakdownError: :data:`BREAKDOWNS` trials in a row have failed for no reason of their own.
         """
         self._accounted = time.perf_counter()
         while not (self._stop.is_set() or self._search.over):
@@ -188,9 +199,9 @@ class Worker:
         """Wait a moment for an equal trial that another process evaluates.
 
         Raises:
-            Interrupted: a stop was requested.
+            Interrupted: a stop was requested, or the deadline has passed.
         """
-        if self._stop.is_set():
+        if self._stop.is_set() or self._search.over:
             raise Interrupted("stopped while it waited for an equal trial")
         self._bury_dead()
         self._sleep()
@@ -239,6 +250,7 @@ class Worker:
             raise
         self._account(attempt)
         attempt.tell(state, values)
+        self._breakdowns = 0
 
     def _account(self, attempt: _Attempt) -> None:
         """Note the seconds since the last trial noted its own; so what it told after that counts, too."""
@@ -255,6 +267,12 @@ class Worker:
         if kind == DEVICE:
             text = f"trial {ticket.number}: {words}; this process can compute nothing more on the GPU"
             raise DeviceLostError(text) from error
+        self._breakdowns = self._breakdowns + 1 if kind == FAILURE else 0
+        if self._breakdowns == BREAKDOWNS:
+            raise BreakdownError(
+                f"{BREAKDOWNS} trials in a row failed for no reason of their own, the last one: {words}. "
+                "The same command goes on with the others when that is mended."
+            ) from error
 
 
 class _Snapshot(OptunaStudy):  # type: ignore[misc]  # Optuna is not looked into

@@ -110,6 +110,10 @@ def test_one_that_is_off_is_not_imported_until_it_is_on_again(installed: Any) ->
         (["new", "niose", "x-y"], "no kind 'niose' (did you mean 'noise'?); allowed: noise, injector, loss"),
         (["new", "noise", "../x"], "found the name '../x'"),
         (["new", "noise", "noise"], "the name 'noise' is taken"),
+        (["new", "noise", "none"], "the name 'none' is taken"),
+        (["new", "noise", "student-t"], "the name 'student-t' is a noise's"),
+        (["new", "noise", "torch"], "the name 'torch' is that of something installed"),
+        (["new", "noise", "random"], "the name 'random' is that of something installed"),
     ],
 )
 def test_mistakes(installed: Any, words: list[str], message: str) -> None:

@@ -154,16 +154,18 @@ def test_coconut_equals_the_reference(case: GoldenCase) -> None:
 @pytest.mark.parametrize("case", cases("mochi"), ids=str)
 def test_mochi_equals_the_reference(case: GoldenCase) -> None:
     """Its queue are further texts that are the class of no image."""
-    given, rows = case.inputs, torch.arange(len(case.inputs["q"])).unsqueeze(1)
+    given = case.inputs
     hard, queue = given["hard"].long(), given["queue"]
     texts = queue[torch.topk(given["q"] @ queue.mT, case.hyper["n_hard"]).indices]
     assert torch.equal(texts, queue[hard])
-    one, two = given["idx_pair"].long()
-    pairs = Mochi.between(texts[rows, one], texts[rows, two], given["alpha"].squeeze(2))
-    query = given["q"].unsqueeze(1).expand(-1, case.hyper["s2"], -1)
-    single = Mochi.between(query, texts[rows, given["idx_single"].long()], given["u"].squeeze(2) / 2)
+    count, (one, two) = case.hyper["n_hard"], given["idx_pair"]
+    chosen = [(index + 0.5) / count for index in (one, two, given["idx_single"])]
+    alpha, beta = given["alpha"].squeeze(2), given["u"].squeeze(2)
+    loss = Mochi(pairs=one.shape[1], queries=beta.shape[1])
+    uniform = torch.cat([*chosen[:2], alpha, chosen[2], beta], 1)
+    mixed = loss._mixtures(given["q"], texts, uniform)
     positive = (given["q"] * given["k"]).sum(1, keepdim=True)
-    synthetic = (torch.cat([pairs, single], 1) @ given["q"].unsqueeze(2)).squeeze(2)
+    synthetic = (mixed @ given["q"].unsqueeze(2)).squeeze(2)
     logits = torch.cat([positive, given["q"] @ queue.mT, synthetic], 1) / case.hyper["tau"]
     case.check("logits", logits)
     case.check("loss", functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long)))

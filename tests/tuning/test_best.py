@@ -49,6 +49,14 @@ def test_equal_configurations_count_once(result: TuneResult) -> None:
     assert [row.number for row in copied.ranked] == [row.number for row in result.ranked]
 
 
+def test_of_equal_trials_the_anchor_counts(result: TuneResult) -> None:
+    """Its first attempt may have failed: then another trial of its configuration has a lower number."""
+    base = next(row for row in result.trials if row.label == "base")
+    early = replace(base, number=-1, label="", same_as=base.number)
+    again = replace(result, trials=(early, *result.trials))
+    assert again.complete == result.complete
+
+
 def test_less_is_better_where_it_is(tmp_path: Path) -> None:
     found = make_result(tmp_path, ["tune.metrics=[nll]"], trials=12)
     assert found.ranked[0].values[0] == min(row.values[0] for row in found.complete)

@@ -250,6 +250,23 @@ def test_workers_that_die_whatever_they_do_end_the_search(rig: Rig, tmp_path: Pa
     assert len(rig.calls) == 2 * DEATHS + 1
 
 
+def test_a_broken_machine_costs_three_places_and_not_the_search(rig: Rig, tmp_path: Path) -> None:
+    def fail(trained: str) -> None:
+        raise DataError("the share is not there")
+
+    rig.before = fail
+    with (
+        engine_of(tmp_path, 6) as engine,
+        pytest.raises(PinikitError, match="6 trials in a row failed"),
+    ):
+        engine.work()
+    assert len(rig.calls) == 6
+    rig.before = lambda noise: None
+    trials = search(tmp_path, 6)
+    assert [trial.state for trial in trials if trial.state.is_finished()].count(TrialState.COMPLETE) == 3
+    assert Board(trials, 6).finished
+
+
 def test_failures_are_counted_by_kind(rig: Rig, tmp_path: Path) -> None:
     """Somebody who ends a worker does not take a trial's second chance after a lack of memory."""
     with engine_of(tmp_path, 1) as engine:

@@ -30,6 +30,20 @@ class Slow(InMemoryStorage):
         super().set_trial_user_attr(*values, **named)
 
 
+def test_an_anchor_is_not_pruned_by_an_equal_trial_that_was() -> None:
+    study = optuna.create_study()
+    equal, anchor, other = (study.ask() for _ in range(3))
+    for trial in (equal, anchor, other):
+        trial.set_user_attr(HASH, "same")
+    anchor.set_user_attr("label", "base")
+    study.tell(equal, state=TrialState.PRUNED)
+    study.tell(other, state=TrialState.FAIL)
+    turns = [await_turn(study, study._storage, study.trials[n], "same", pytest.fail) for n in (1, 2)]
+    assert turns[0] is None
+    assert turns[1] is not None
+    assert turns[1].number == 0
+
+
 class Round:
     """Equal trials, each with a worker in a thread of its own."""
 

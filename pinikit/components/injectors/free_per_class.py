@@ -19,8 +19,6 @@ class FreePerClass(Injector):
 
     Ahead of the class name this gives up the prefix that classes share, so it costs more than ``free``.
 
-    Each is initialised N(0, init_std²).
-
     Each is initialised N(0, ``init_std`` ²).
     """
 

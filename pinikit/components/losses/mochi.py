@@ -16,8 +16,7 @@ from pinikit.components.losses._terms import own_class, unit
 
 
 class Mochi(Loss):
-    """Each image finds its class text among the texts of the others, and among random mixtures of the
-    hardest.
+    """Each image finds its class text among the others and random mixtures of the hardest.
 
     Of the ``hardest`` wrong texts, ``pairs`` mixtures of two, norm(αh + (1 − α)h'), α uniform on (0, 1),
     and ``queries`` mixtures of one with the image itself, norm(βq + (1 − β)h), β uniform on (0, ½), are

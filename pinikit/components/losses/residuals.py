@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
+import torch
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 from torch.nn import functional
@@ -76,8 +77,9 @@ class TripletMse(Loss):
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
         """A scalar, 0 or more."""
         noisy, clean, labels = batch["image_features"], batch["clean_image_features"], batch["labels"]
-        nearest, _ = nearest_of_another_class(clean, labels)
-        return self.of_triplets(batch["text_features"][labels], noisy, clean + (noisy - clean)[nearest])
+        nearest, found = nearest_of_another_class(clean, labels)
+        swapped = torch.where(found.unsqueeze(1), clean + (noisy - clean)[nearest], noisy)
+        return self.of_triplets(batch["text_features"][labels], noisy, swapped)
 
     def of_triplets(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """The same of rows [B, D]."""

@@ -238,7 +238,7 @@ class Pini(Method):
                     f"run.method.losses.{label}: {spec['name']!r} compares noise samples of a picture; found "
                     f"run.method.samples: {self._samples}; allowed with it: {loss.min_samples} or more"
                 )
-            losses.append(WeightedLoss(loss, config.loss["weight"]))
+            losses.append(WeightedLoss(loss, config.loss["weight"], label))
         return losses
 
 

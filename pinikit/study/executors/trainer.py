@@ -133,10 +133,12 @@ class StudyTrainer:
             stop,
             job.tries,
         )
+        if replacing:  # before they are tested elsewhere, which may be interrupted
+            results = {key: replace_result(work.store, result) for key, result in results.items()}
+        untested = [work.runs[key] for key, result in results.items() if result.finished and result.untested]
+        results |= retest(untested, work.store, self._workshop, steps)
         self._release()
-        if not replacing:
-            return results
-        return {key: replace_result(work.store, result) for key, result in results.items()}
+        return results
 
     def _release(self) -> None:
         """Let go of rows that no run reads now."""
