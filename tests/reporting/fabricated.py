@@ -76,7 +76,7 @@ def _run(arm: str, config: Mapping[str, Any], seed: int) -> Run:
         data["name"], data["shots"], seed, ("zero", "one"), tuple(items[:2]), (), tuple(items[2:])
     )
     said = {"components": {"method:pini": [1, "pinikit"]}}
-    return Run(identity, arm, seed, {**config, "seed": seed}, "{}", manifest, None, said)  # type: ignore[arg-type]
+    return Run(identity, arm, seed, {**config, "seed": seed}, "{}", manifest, None, said)  # type: ignore[arg-type]  # no data set is opened
 
 
 def finished(run: Run, accuracy: float, **changes: Any) -> StoredResult:
